@@ -1,1 +1,1 @@
-
+"""The PostgreSQL proxy: pools origin connections in transaction mode."""

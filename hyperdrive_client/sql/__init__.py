@@ -1,1 +1,1 @@
-
+"""Statement text to facts; pure."""

@@ -1,0 +1,191 @@
+"""Cutting a byte stream into messages, without copying what nobody looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ..errors import ClientProtocolError, OriginProtocolError, ProtocolError
+from . import messages as m
+
+# The rest of a message whose beginning was in an earlier chunk.
+CONTINUATION = 0
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class Chunk(NamedTuple):
+    """What one read brought.
+
+    ``buffer[:end]`` may be passed on. ``messages`` are (type, start, stop) of those messages that
+    begin in it and that the framer lists; the last one's ``stop`` may lie beyond ``end``: it is
+    passed on in parts.
+    """
+
+    buffer: bytes
+    messages: list[tuple[int, int, int]]
+    end: int
+
+
+class Framer:
+    """Message boundaries of one direction of one connection.
+
+    A message whose type is in ``streamed`` is passed on as soon as that many bytes of it are here;
+    all others are kept back until they are complete. Types in ``unlisted`` are not reported.
+    ``limits`` bounds the length of a type, ``limit`` that of all others, in bytes.
+    """
+
+    __slots__ = (
+        "_error",
+        "_have",
+        "_limit",
+        "_limits",
+        "_needed",
+        "_parts",
+        "_streamed",
+        "_unlisted",
+        "remaining",
+    )
+
+    def __init__(
+        self,
+        *,
+        streamed: Mapping[int, int],
+        unlisted: frozenset[int],
+        limits: Mapping[int, int],
+        limit: int,
+        error: type[ProtocolError],
+    ) -> None:
+        self._streamed = streamed
+        self._unlisted = unlisted
+        self._limits = limits
+        self._limit = limit
+        self._error = error
+        self._parts: list[bytes] = []
+        self._have = 0
+        self._needed = 0
+        self.remaining = 0
+        """Bytes of a streamed message that are still to come."""
+
+    @property
+    def held(self) -> bytes:
+        """Bytes received and not yet passed on."""
+        return b"".join(self._parts)
+
+    def feed(self, data: bytes) -> Chunk:
+        """Take one read's bytes; ``ProtocolError`` if a length is impossible."""
+        if self._needed:
+            self._parts.append(data)
+            self._have += len(data)
+            if self._have < self._needed:
+                return Chunk(b"", [], 0)
+            data = b"".join(self._parts)
+            self._parts.clear()
+            self._have = self._needed = 0
+        size = len(data)
+        listed: list[tuple[int, int, int]] = []
+        position = 0
+        remaining = self.remaining
+        if remaining:
+            position = remaining if remaining < size else size
+            self.remaining = remaining - position
+            listed.append((CONTINUATION, 0, position))
+        unlisted = self._unlisted
+        unpack = m.HEADER.unpack_from
+        while size - position >= 5:
+            kind, length = unpack(data, position)
+            stop = position + 1 + length
+            if stop > size:
+                self._check(kind, length)
+                if size - position >= self._streamed.get(kind, length + 1):
+                    self.remaining = stop - size
+                    if kind not in unlisted:
+                        listed.append((kind, position, stop))
+                    position = size
+                else:
+                    self._needed = min(length + 1, self._streamed.get(kind, length + 1))
+                break
+            if kind in unlisted:
+                if length < 4:
+                    self._check(kind, length)
+                position = stop
+                continue
+            if length < 4 or length > 10_000:
+                self._check(kind, length)
+            listed.append((kind, position, stop))
+            position = stop
+        if position < size:
+            self._parts.append(data[position:])
+            self._have = size - position
+            self._needed = self._needed or 5
+        return Chunk(data, listed, position)
+
+    def _check(self, kind: int, length: int) -> None:
+        limit = self._limits.get(kind, self._limit)
+        if not 4 <= length <= limit:
+            raise self._error(
+                f"invalid message length {length} for message type {chr(kind)!r}: "
+                f"between 4 and {limit} is allowed"
+            )
+
+
+# PostgreSQL's own limits for what a client may send (PQ_LARGE_MESSAGE_LIMIT is what a palloc can
+# hold, PQ_SMALL_MESSAGE_LIMIT is for messages that hold a name at most). Parse is kept whole, since
+# its text may have to be sent again elsewhere.
+_LARGE = 0x3FFFFFFF
+_CLIENT_LIMITS = {
+    m.BIND: _LARGE,
+    m.COPY_DATA: _LARGE,
+    m.COPY_FAIL: _LARGE,
+    m.FUNCTION_CALL: _LARGE,
+    m.PARSE: 256 * MIB,
+    m.QUERY: _LARGE,
+    # Names have no limit of their own in the protocol.
+    m.CLOSE: MIB,
+    m.DESCRIBE: MIB,
+    m.EXECUTE: MIB,
+}
+# How much of a message must be here before it is passed on: Bind's names, a Query's first words.
+_CLIENT_STREAMED = {
+    m.BIND: MIB,
+    m.COPY_DATA: 5,
+    m.COPY_FAIL: 5,
+    m.FUNCTION_CALL: 5,
+    m.QUERY: MIB,
+}
+_ORIGIN_STREAMED = {m.DATA_ROW: 5, m.COPY_DATA: 5, m.FUNCTION_CALL_RESPONSE: 5}
+_ORIGIN_UNLISTED = frozenset((m.DATA_ROW, m.COPY_DATA))
+_ORIGIN_LIMITS = dict.fromkeys(_ORIGIN_STREAMED, 0x7FFFFFFF)
+
+
+def client_framer() -> Framer:
+    """For what an authenticated client sends."""
+    return Framer(
+        streamed=_CLIENT_STREAMED,
+        unlisted=frozenset(),
+        limits=_CLIENT_LIMITS,
+        limit=10_000,
+        error=ClientProtocolError,
+    )
+
+
+def password_framer() -> Framer:
+    """For what a client sends while it authenticates: small messages only.
+
+    64 KiB is PostgreSQL's own limit for a SASL message (PG_MAX_SASL_MESSAGE_LENGTH) and more.
+    """
+    return Framer(
+        streamed={}, unlisted=frozenset(), limits={}, limit=64 * KIB, error=ClientProtocolError
+    )
+
+
+def origin_framer() -> Framer:
+    """For what an origin sends; 64 MiB is far more than any RowDescription or error needs."""
+    return Framer(
+        streamed=_ORIGIN_STREAMED,
+        unlisted=_ORIGIN_UNLISTED,
+        limits=_ORIGIN_LIMITS,
+        limit=64 * MIB,
+        error=OriginProtocolError,
+    )

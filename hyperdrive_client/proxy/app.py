@@ -1,0 +1,154 @@
+"""One worker: a core, its network and its event loop, from the first socket to the last."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+
+from ..errors import HyperdriveError, ProxyStartError
+from .core.core import Core
+from .net.listener import listen
+from .net.network import TICK_SECONDS, Network
+from .settings import Settings
+
+# The SQL parser may recurse deeply; threads have 8 MiB of stack, or 512 KiB on some systems.
+STACK_BYTES = 64 * 1024 * 1024
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+class App:
+    """A proxy on a thread of its own.
+
+    :meth:`start` returns when it accepts connections. :meth:`drain` and :meth:`stop` may be called
+    from any thread; :meth:`join` waits for the end.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._started: Future[Settings] = Future()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._worker: _Worker | None = None
+        self._thread = threading.Thread(target=self._run, name="hyperdrive-proxy", daemon=True)
+
+    def start(self) -> Settings:
+        """Start and wait; the settings with the port in use. ``ProxyStartError`` if it can't."""
+        with _stack_size:
+            before = threading.stack_size(STACK_BYTES)
+            try:
+                self._thread.start()
+            finally:
+                threading.stack_size(before)
+        self.settings = self._started.result()
+        return self.settings
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
+
+    def drain(self) -> None:
+        """Refuse new work, let transactions finish, then end."""
+        self._tell(lambda worker: worker.drain())
+
+    def stop(self) -> None:
+        """End at once."""
+        self._tell(lambda worker: worker.stop())
+
+    def join(self, timeout: float | None = None) -> None:
+        self._thread.join(timeout)
+
+    def _tell(self, what: Callable[[_Worker], None]) -> None:
+        loop, worker = self._loop, self._worker
+        if loop is None or worker is None:
+            return
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended already
+            loop.call_soon_threadsafe(what, worker)
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=_new_event_loop) as runner:
+                runner.run(self._serve())
+        except BaseException as error:
+            if not self._started.done():
+                self._started.set_exception(
+                    error
+                    if isinstance(error, HyperdriveError)
+                    else ProxyStartError(f"the proxy could not start: {error!r}")
+                )
+                return
+            raise
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        worker = _Worker(self.settings, loop)
+        settings = await worker.listen()
+        self._loop, self._worker = loop, worker
+        self._started.set_result(settings)
+        await worker.run()
+
+
+_stack_size = threading.Lock()
+
+
+class _Worker:
+    """What lives on the loop."""
+
+    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+        self.settings = settings
+        self.core = Core(settings)
+        self.network = Network(self.core, loop)
+        self._loop = loop
+        self._end: float | None = None
+        self._server: asyncio.Server | None = None
+
+    async def listen(self) -> Settings:
+        self._server, port = await listen(self.network, self.settings)
+        return replace(self.settings, port=port)
+
+    async def run(self) -> None:
+        """Until drained or stopped."""
+        try:
+            while not self._has_ended():
+                await asyncio.sleep(TICK_SECONDS)
+        finally:
+            self._close_server()
+            self.core.stop(self.network.now())
+            self.network.perform()
+            self.network.close()
+            # One turn of the loop, for the sockets to close.
+            await asyncio.sleep(0)
+
+    def drain(self) -> None:
+        self._close_server()
+        self._end = self._loop.time() + self.settings.limits.drain_timeout
+        self.core.drain(self.network.now())
+        self.network.perform()
+
+    def stop(self) -> None:
+        self._end = 0.0
+
+    def _has_ended(self) -> bool:
+        if self._end is None:
+            return False
+        at_rest = self.core.at_rest and not self.network.clients
+        return at_rest or self._loop.time() >= self._end
+
+    def _close_server(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+            if self.settings.unix_socket is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.settings.unix_socket)

@@ -1,0 +1,165 @@
+"""Start-up and authentication of a client (PostgreSQL, "Start-up", "SASL Authentication")."""
+
+from __future__ import annotations
+
+from ...errors import ClientProtocolError
+from ...protocol import messages as m
+from ...protocol.framing import password_framer
+from ...protocol.scram import SCRAM_SHA_256, InvalidProof, ScramServer, ScramVerifier
+from ...protocol.startup import (
+    NEWEST_MINOR,
+    CancelRequest,
+    GSSENCRequest,
+    SSLRequest,
+    StartupMessage,
+    take_packet,
+)
+from ..settings import Settings
+
+# PostgreSQL answers one request of each kind before it wants the StartupMessage.
+_MAX_REQUESTS = 2
+
+
+class Doorkeeper:
+    """Which clients may come in, and with what proof."""
+
+    def __init__(self, settings: Settings, mock_seed: bytes) -> None:
+        self._user = settings.user.encode()
+        self._verifier = ScramVerifier.from_password(settings.password)
+        self._mock_seed = mock_seed
+        self.demands_proof = settings.auth == "scram"
+        self.database = settings.origin.database.encode()
+
+    def verifier(self, user: bytes) -> ScramVerifier:
+        """An unknown user gets one that nothing matches, so it can't be told from a known one."""
+        if user == self._user:
+            return self._verifier
+        return ScramVerifier.mock(self._mock_seed, user.decode("utf-8", "replace"))
+
+
+class Refused(Exception):
+    """The client may not come in; it is told and closed."""
+
+    def __init__(self, sqlstate: str, text: str, detail: str = "") -> None:
+        super().__init__(text)
+        self.response = m.error_response(sqlstate, text, severity="FATAL", detail=detail)
+
+
+class ClientStartup:
+    """One start-up, from the first byte to the end of authentication.
+
+    After each :meth:`receive`: ``cancel`` is set if the connection is there only to cancel,
+    ``done`` if the client may come in, with ``startup`` and ``rest``, the bytes that followed.
+    """
+
+    def __init__(self, doorkeeper: Doorkeeper) -> None:
+        self._doorkeeper = doorkeeper
+        self._data = b""
+        self._requests = 0
+        self._framer = password_framer()
+        self._scram: ScramServer | None = None
+        self._first_sent = False
+        self.startup: StartupMessage | None = None
+        self.cancel: CancelRequest | None = None
+        self.done = False
+        self.rest = b""
+
+    @property
+    def user(self) -> bytes:
+        assert self.startup is not None
+        return self.startup.parameters.get(b"user", b"")
+
+    @property
+    def minor(self) -> int:
+        assert self.startup is not None
+        return min(self.startup.minor, NEWEST_MINOR)
+
+    def receive(self, data: bytes) -> bytes:
+        """What to send back. ``Refused`` or ``ClientProtocolError``: close after telling."""
+        if self.startup is not None:
+            return self._authenticate(data)
+        self._data += data
+        taken = take_packet(self._data)
+        if taken is None:
+            return b""
+        packet, self._data = taken
+        if isinstance(packet, CancelRequest):
+            self.cancel = packet
+            return b""
+        if isinstance(packet, (SSLRequest, GSSENCRequest)):
+            self._requests += 1
+            if self._data or self._requests > _MAX_REQUESTS:
+                # Nothing may be sent before our answer is there (CVE-2021-23214 and its kin).
+                raise ClientProtocolError("received unencrypted data after an encryption request")
+            return b"N"
+        return self._begin(packet)
+
+    def _begin(self, packet: StartupMessage) -> bytes:
+        self.startup = packet
+        if not self.user:
+            raise Refused("28000", "no PostgreSQL user name specified in startup packet")
+        if packet.parameters.get(b"replication", b"off").lower() not in (b"off", b"false", b"0"):
+            raise Refused("0A000", "replication connections are not supported by the proxy")
+        answer = b""
+        if packet.minor > NEWEST_MINOR or packet.unknown_options:
+            answer = m.negotiate_protocol_version(self.minor, packet.unknown_options)
+        if not self._doorkeeper.demands_proof:
+            return answer + self._finish(self._data)
+        self._scram = ScramServer(self._doorkeeper.verifier(self.user))
+        answer += m.authentication(
+            m.AUTHENTICATION_SASL, b"\x00".join((*self._scram.mechanisms, b"", b""))
+        )
+        if self._data:
+            answer += self._authenticate(self._data)
+        return answer
+
+    def _authenticate(self, data: bytes) -> bytes:
+        chunk = self._framer.feed(data)
+        answer = b""
+        for kind, start, stop in chunk.messages:
+            if kind != m.PASSWORD:
+                raise ClientProtocolError(f"expected SASL response, got message type {kind}")
+            answer += self._sasl(chunk.buffer[start + 5 : stop])
+            if self.done:
+                # What a client sends ahead of our AuthenticationOk is not ours to refuse.
+                return answer + self._finish(chunk.buffer[stop : chunk.end] + self._framer.held)
+        return answer
+
+    def _sasl(self, body: bytes) -> bytes:
+        scram = self._scram
+        assert scram is not None
+        if not self._first_sent:
+            self._first_sent = True
+            return m.authentication(m.AUTHENTICATION_SASL_CONTINUE, scram.first(_initial(body)))
+        try:
+            final = scram.final(body)
+        except InvalidProof:
+            raise self._wrong_password() from None
+        self.done = True
+        return m.authentication(m.AUTHENTICATION_SASL_FINAL, final)
+
+    def _finish(self, rest: bytes) -> bytes:
+        """The client has shown who it is; only now does it matter what it asked for."""
+        assert self.startup is not None
+        database = self.startup.parameters.get(b"database") or self.user
+        if database != self._doorkeeper.database:
+            raise Refused(
+                "3D000", f'database "{database.decode("utf-8", "replace")}" does not exist'
+            )
+        self.done = True
+        self.rest = rest
+        return m.authentication(m.AUTHENTICATION_OK)
+
+    def _wrong_password(self) -> Refused:
+        user = self.user.decode("utf-8", "replace")
+        return Refused("28P01", f'password authentication failed for user "{user}"')
+
+
+def _initial(body: bytes) -> bytes:
+    """The client-first-message in a SASLInitialResponse."""
+    mechanism, _, rest = body.partition(b"\x00")
+    if mechanism != SCRAM_SHA_256:
+        raise ClientProtocolError("client selected an invalid SASL authentication mechanism")
+    if len(rest) < 4 or m.INT32.unpack_from(rest)[0] != len(rest) - 4:
+        raise ClientProtocolError("malformed SASLInitialResponse message")
+    return rest[4:]

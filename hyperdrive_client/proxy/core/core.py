@@ -1,0 +1,163 @@
+"""The sans-I/O proxy: what happened goes in, what is to be done comes out."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+
+from ...bindings.connection_string import Address
+from ...errors import OriginProtocolError
+from ...protocol.startup import CancelRequest
+from ..settings import Settings
+from .client_session import ClientSession, ClientState
+from .client_startup import Doorkeeper
+from .effects import CloseClient, Effect
+from .origin_session import OriginSession, OriginState
+from .origin_startup import ConnectFailure
+from .pool import Pool
+
+# Process ids that we give out lie above every operating system's, so none names a real backend.
+FIRST_PROCESS_ID = (1 << 22) + 1
+LAST_PROCESS_ID = (1 << 31) - 1
+
+
+class Core:
+    """All sessions of one proxy.
+
+    The network layer calls one verb per event, with the time in seconds, and performs what is in
+    ``effects`` after it, in order.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.effects: list[Effect] = []
+        self.pool = Pool(settings, self.effects)
+        self.doorkeeper = Doorkeeper(settings, secrets.token_bytes(32))
+        self.clients: set[ClientSession] = set()
+        self.draining = False
+        self._by_process_id: dict[int, ClientSession] = {}
+        self._next_process_id = FIRST_PROCESS_ID
+        self._cancelling: dict[OriginSession, list[ClientSession]] = {}
+
+    @property
+    def at_rest(self) -> bool:
+        """No client and no origin connection is left."""
+        return not self.clients and not self.pool.origins
+
+    # Clients.
+
+    def client_connected(self, now: float) -> ClientSession:
+        client = ClientSession(self, now)
+        self.clients.add(client)
+        return client
+
+    def client_received(self, client: ClientSession, data: bytes, now: float) -> None:
+        client.receive(data, now)
+
+    def client_lost(self, client: ClientSession, now: float) -> None:
+        client.lost(now)
+
+    def admit(self, client: ClientSession, minor: int) -> None:
+        """Give an authenticated client its process id and cancel key."""
+        client.process_id = self._next_process_id
+        while client.process_id in self._by_process_id:
+            client.process_id = self._after(client.process_id)
+        self._next_process_id = self._after(client.process_id)
+        # Protocol 3.2 allows long keys; earlier ones have four bytes.
+        client.secret_key = secrets.token_bytes(32 if minor >= 2 else 4)
+        self._by_process_id[client.process_id] = client
+
+    def forget(self, client: ClientSession) -> None:
+        self.clients.discard(client)
+        self._by_process_id.pop(client.process_id, None)
+
+    def cancel(self, requester: ClientSession, request: CancelRequest, now: float) -> None:
+        """Cancel what the named session does, if the key fits; the requester hears nothing.
+
+        Its connection is closed when the origin has been told, as PostgreSQL does.
+        """
+        client = self._by_process_id.get(request.process_id)
+        origin = None
+        if client is not None and hmac.compare_digest(client.secret_key, request.secret_key):
+            origin = client.cancel(now)
+        if origin is None:
+            requester.close(now)
+        else:
+            self._cancelling.setdefault(origin, []).append(requester)
+
+    # Origins.
+
+    def origin_connected(self, origin: OriginSession, address: Address, *, encrypted: bool) -> None:
+        if origin.state is OriginState.CONNECTING:
+            origin.connected(address, encrypted=encrypted)
+
+    def origin_connect_failed(
+        self, origin: OriginSession, failure: ConnectFailure, now: float
+    ) -> None:
+        if origin.state is OriginState.CONNECTING:
+            self.pool.connect_failed(origin, failure, now)
+
+    def origin_received(self, origin: OriginSession, data: bytes, now: float) -> None:
+        if origin.state in (OriginState.CLOSING, OriginState.CLOSED):
+            return
+        try:
+            origin.receive(data, now)
+        except OriginProtocolError as error:
+            failure = ConnectFailure("08P01", f"The origin broke the protocol: {error}", False)
+            if origin.startup is not None:
+                self.pool.connect_failed(origin, failure, now)
+                return
+            client, origin.client = origin.client, None
+            mid_message = origin.framer.remaining > 0
+            origin.abort(now)
+            if client is not None:
+                client.origin_lost(None if mid_message else failure, now)
+
+    def origin_lost(self, origin: OriginSession, now: float) -> None:
+        self.pool.lost(origin, now)
+        self._end_cancels(origin, now)
+
+    def cancel_done(self, origin: OriginSession, now: float) -> None:
+        """A CancelRequest was delivered, or could not be."""
+        origin.cancels -= 1
+        self._end_cancels(origin, now)
+        if origin.state not in (OriginState.CLOSING, OriginState.CLOSED):
+            origin.settle(now)
+
+    def _end_cancels(self, origin: OriginSession, now: float) -> None:
+        for requester in self._cancelling.pop(origin, ()):
+            if requester.state is ClientState.CANCELLING:
+                requester.close(now)
+
+    # Time and end.
+
+    def tick(self, now: float) -> None:
+        """What is due by time alone; call it several times a second."""
+        self.pool.tick(now)
+        timeout = self.settings.limits.login_timeout
+        if timeout:
+            for client in [c for c in self.clients if c.startup is not None]:
+                if now - client.since >= timeout:
+                    # As PostgreSQL does: who does not authenticate is told nothing.
+                    client.close(now)
+
+    def drain(self, now: float) -> None:
+        """Refuse new work, let transactions finish, then close what is left."""
+        self.draining = True
+        for client in list(self.clients):
+            client.shut_down(now)
+        self.pool.close(now)
+
+    def stop(self, now: float) -> None:
+        """End at once."""
+        self.draining = True
+        self.pool.close(now)
+        for client in list(self.clients):
+            self.effects.append(CloseClient(client))
+            client.lost(now)
+        for origin in list(self.pool.origins):
+            origin.abort(now)
+
+    @staticmethod
+    def _after(process_id: int) -> int:
+        return process_id + 1 if process_id < LAST_PROCESS_ID else FIRST_PROCESS_ID

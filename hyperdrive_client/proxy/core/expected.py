@@ -1,0 +1,73 @@
+"""The answers that an origin connection owes, in order.
+
+One entry per message that will be answered. PostgreSQL answers in the order of the requests, so
+the entry at the head says what an arriving message is the answer to, and who gets it.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from ...protocol import messages as m
+
+if TYPE_CHECKING:
+    from .statements import Change
+
+
+class Action(IntEnum):
+    FORWARD = 0
+    """The client asked; it gets the answer."""
+    SKIP = 1
+    """We asked; nobody gets the answer, unless it is an error."""
+    FAKE = 2
+    """The client asked and the origin was not bothered: we answer when it is its turn."""
+
+
+class Expected:
+    """One expected answer.
+
+    ``kind`` is the request's message type. ``data`` is the answer of a FAKE. ``change`` is what
+    the request did to the books about prepared statements, so that it can be taken back.
+    """
+
+    __slots__ = ("action", "change", "data", "kind")
+
+    def __init__(
+        self,
+        kind: int,
+        action: Action = Action.FORWARD,
+        *,
+        data: bytes = b"",
+        change: Change | None = None,
+    ) -> None:
+        self.kind = kind
+        self.action = action
+        self.data = data
+        self.change = change
+
+    def __repr__(self) -> str:
+        return f"Expected({chr(self.kind)!r}, {self.action.name})"
+
+
+# Entries without anything of their own are shared: the hot path makes no objects.
+BIND = Expected(m.BIND)
+CLOSE = Expected(m.CLOSE)
+COPY_END = Expected(m.COPY_DONE)
+"""A CopyDone or CopyFail sent before the origin said that it is in copy mode. It has no answer."""
+DESCRIBE = Expected(m.DESCRIBE)
+EXECUTE = Expected(m.EXECUTE)
+FUNCTION_CALL = Expected(m.FUNCTION_CALL)
+PARSE = Expected(m.PARSE)
+QUERY = Expected(m.QUERY)
+SYNC = Expected(m.SYNC)
+
+SKIPPED_BIND = Expected(m.BIND, Action.SKIP)
+SKIPPED_CLOSE = Expected(m.CLOSE, Action.SKIP)
+SKIPPED_EXECUTE = Expected(m.EXECUTE, Action.SKIP)
+SKIPPED_PARSE = Expected(m.PARSE, Action.SKIP)
+SKIPPED_QUERY = Expected(m.QUERY, Action.SKIP)
+SKIPPED_SYNC = Expected(m.SYNC, Action.SKIP)
+
+# Requests whose answer ends in ReadyForQuery.
+ENDS_IN_READY = frozenset((m.QUERY, m.SYNC, m.FUNCTION_CALL))

@@ -1,0 +1,258 @@
+"""The origin connections of one configuration, and the clients that wait for one."""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ..settings import Settings
+from .effects import AbortOrigin, ConnectOrigin, Effect
+from .origin_session import OriginSession, OriginState
+from .origin_startup import ConnectFailure, Credentials, refused_by_origin
+from .session_variables import Profile, effective
+from .session_variables import Settings as SessionSettings
+from .statements import StatementRegistry
+
+if TYPE_CHECKING:
+    from .client_session import ClientSession
+
+NO_SLOT = ConnectFailure("58000", "Failed to acquire a connection from the pool.", True)
+LOST = ConnectFailure("08006", "The connection to the origin was lost.", True)
+
+# After a failed attempt: doubled each time, with jitter, so that many proxies don't knock at once.
+FIRST_RETRY = 0.05
+LAST_RETRY = 1.0
+# Distinct sets of start-up settings remembered; each client program brings one or two.
+MAX_PROFILES = 256
+# An origin that was told goodbye is given this long to close.
+CLOSE_TIMEOUT = 5.0
+
+
+class Pool:
+    """Who has which origin connection, and who is next.
+
+    A session changes its state in :meth:`move` alone, so ``idle`` and the states cannot disagree.
+    """
+
+    def __init__(self, settings: Settings, effects: list[Effect]) -> None:
+        self.settings = settings
+        self.effects = effects
+        self.credentials = Credentials(settings.origin)
+        self.origins: set[OriginSession] = set()
+        self.idle: list[OriginSession] = []
+        """Last in, first out: what is not needed stays idle and can be closed."""
+        self.waiting: deque[ClientSession] = deque()
+        self.registry = StatementRegistry()
+        self.default_reported: Mapping[bytes, bytes] | None = None
+        """What a new origin connection reports; ``None`` until one has been made."""
+        self.last_failure: ConnectFailure | None = None
+        self._profiles: OrderedDict[SessionSettings, Profile] = OrderedDict()
+        self._interned: dict[tuple[tuple[bytes, bytes], ...], Mapping[bytes, bytes]] = {}
+        self._retry_after = FIRST_RETRY
+        self._retry_at = 0.0
+        self.closing = False
+
+    # Origin sessions.
+
+    def move(self, origin: OriginSession, state: OriginState) -> None:
+        """The one place in which an origin session changes its state."""
+        if origin.state is OriginState.IDLE:
+            self.idle.remove(origin)
+        origin.state = state
+        if state is OriginState.IDLE:
+            self.idle.append(origin)
+        elif state is OriginState.CLOSED:
+            self.origins.discard(origin)
+
+    def started(self, origin: OriginSession, now: float) -> None:
+        """A new origin connection is ready."""
+        self.default_reported = origin.reported
+        self.last_failure = None
+        self._retry_after = FIRST_RETRY
+        self.offer(origin, now)
+
+    def connect_failed(self, origin: OriginSession, failure: ConnectFailure, now: float) -> None:
+        """An attempt came to nothing. The waiting are told at once where waiting can't help."""
+        known = self.default_reported is not None
+        self._end(origin)
+        self.last_failure = failure
+        self._retry_at = now + self._retry_after * random.uniform(0.5, 1.0)
+        self._retry_after = min(2 * self._retry_after, LAST_RETRY)
+        if self._in_use():
+            return
+        if not (failure.transient and known):
+            self._fail_waiting(failure, now)
+
+    def lost(self, origin: OriginSession, now: float) -> None:
+        """The connection is closed, by whomever."""
+        if origin.state is OriginState.CLOSED:
+            return
+        if origin.startup is not None or origin.state is OriginState.CONNECTING:
+            failure = ConnectFailure(
+                "58000", "Server connection attempt failed: connection_closed", True
+            )
+            self.connect_failed(origin, failure, now)
+            return
+        client, origin.client = origin.client, None
+        mid_message = origin.framer.remaining > 0
+        self._end(origin)
+        if client is not None:
+            client.origin_lost(None if origin.fatal or mid_message else LOST, now)
+        self._grow(now)
+
+    def _end(self, origin: OriginSession) -> None:
+        self.move(origin, OriginState.CLOSED)
+        self.effects.append(AbortOrigin(origin))
+
+    def _in_use(self) -> bool:
+        """Whether an origin connection exists that will come free."""
+        return any(
+            origin.state not in (OriginState.CONNECTING, OriginState.STARTING, OriginState.CLOSING)
+            for origin in self.origins
+        )
+
+    def offer(self, origin: OriginSession, now: float) -> None:
+        """An origin connection is free: to the first who waits, else it is idle."""
+        if self.closing:
+            origin.close(now)
+            return
+        if self.waiting:
+            self._link(origin, self.waiting.popleft(), now)
+            return
+        origin.since = now
+        self.move(origin, OriginState.IDLE)
+
+    # Clients.
+
+    def acquire(self, client: ClientSession, now: float) -> bool:
+        """Link ``client`` at once (``True``), or have it wait.
+
+        A client whose settings are not in force there yet waits, too.
+        """
+        if self.idle and not self.waiting:
+            origin = self.idle[-1]
+            if origin.settings != client.settings:
+                origin = next(
+                    (o for o in reversed(self.idle) if o.settings == client.settings), origin
+                )
+            return self._link(origin, client, now)
+        client.waiting_since = now
+        self.waiting.append(client)
+        self._grow(now)
+        return False
+
+    def _link(self, origin: OriginSession, client: ClientSession, now: float) -> bool:
+        origin.client = client
+        if origin.settings != client.settings:
+            self.move(origin, OriginState.REPLAYING)
+            client.link(origin, now, ready=False)
+            origin.replay(client.settings)
+            return False
+        self.move(origin, OriginState.LINKED)
+        client.link(origin, now, ready=True)
+        return True
+
+    def replayed(self, origin: OriginSession, now: float) -> None:
+        """The client's settings are in force, or could not be."""
+        client = origin.client
+        assert client is not None
+        if origin.failure is not None:
+            failure, origin.failure = refused_by_origin(origin.failure), None
+            origin.dirty = True
+            origin.client = None
+            client.link_failed(failure, now)
+            origin.clean()
+            return
+        origin.settings = client.settings
+        self.move(origin, OriginState.LINKED)
+        client.link(origin, now, ready=True)
+
+    def leave(self, client: ClientSession) -> None:
+        """The client waits no more."""
+        if client in self.waiting:
+            self.waiting.remove(client)
+
+    def _fail_waiting(self, failure: ConnectFailure, now: float) -> None:
+        waiting = list(self.waiting)
+        self.waiting.clear()
+        for client in waiting:
+            client.link_failed(failure, now)
+
+    def _grow(self, now: float) -> None:
+        """Open as many connections as there are clients that none is on its way to."""
+        if self.closing or now < self._retry_at:
+            return
+        coming = sum(
+            origin.state in (OriginState.CONNECTING, OriginState.STARTING)
+            for origin in self.origins
+        )
+        # While the origin can't be reached, one attempt at a time is enough to find out.
+        wanted = 1 if self.last_failure is not None else len(self.waiting)
+        wanted = min(wanted, len(self.waiting))
+        room = self.settings.limits.origin_connection_limit - len(self.origins)
+        for _ in range(min(wanted - coming, room)):
+            origin = OriginSession(self, now)
+            self.origins.add(origin)
+            self.effects.append(ConnectOrigin(origin))
+
+    # What clients start with.
+
+    def profile(self, asked: SessionSettings) -> Profile | None:
+        """What a session with these settings starts with; ``None`` if only an origin can say."""
+        profile = self._profiles.get(asked)
+        if profile is not None:
+            self._profiles.move_to_end(asked)
+        elif not asked and self.default_reported is not None:
+            return Profile((), self.default_reported)
+        return profile
+
+    def learn(self, asked: SessionSettings, origin: OriginSession) -> Profile:
+        """Remember what ``origin``, which has them in force, makes of these settings."""
+        settings = effective(asked, self.default_reported or {}, origin.reported)
+        profile = self._profiles[asked] = Profile(settings, origin.reported)
+        if len(self._profiles) > MAX_PROFILES:
+            self._profiles.popitem(last=False)
+        # What is in force is the same by another name.
+        origin.settings = settings
+        return profile
+
+    def intern(self, reported: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
+        """The one object for these values, so that equal ones are compared by identity."""
+        if len(self._interned) > MAX_PROFILES:
+            self._interned.clear()
+        return self._interned.setdefault(tuple(sorted(reported.items())), reported)
+
+    # Time.
+
+    def tick(self, now: float) -> None:
+        """What is due by time alone."""
+        limits = self.settings.limits
+        while (
+            self.waiting
+            and limits.pool_timeout
+            and now - self.waiting[0].waiting_since >= limits.pool_timeout
+        ):
+            failure = NO_SLOT if self._in_use() else self.last_failure or NO_SLOT
+            self.waiting.popleft().link_failed(failure, now)
+        for origin in list(self.origins):
+            age = now - origin.since
+            if origin.state is OriginState.IDLE:
+                if limits.idle_timeout and age >= limits.idle_timeout:
+                    origin.close(now)
+            elif origin.state in (OriginState.CONNECTING, OriginState.STARTING):
+                if limits.connect_timeout and age >= limits.connect_timeout:
+                    failure = ConnectFailure(
+                        "58000", "Server connection attempt failed: timeout", True
+                    )
+                    self.connect_failed(origin, failure, now)
+            elif origin.state is OriginState.CLOSING and age >= CLOSE_TIMEOUT:
+                self.effects.append(AbortOrigin(origin))
+        self._grow(now)
+
+    def close(self, now: float) -> None:
+        """No new links; the idle are closed now, the others when they are free."""
+        self.closing = True
+        for origin in list(self.idle):
+            origin.close(now)

@@ -1,0 +1,87 @@
+"""The settings a client asked for at start-up, and what the origin makes of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...errors import ClientProtocolError
+from ...protocol import messages as m
+from ...protocol.startup import option_settings
+
+# Not settings of the session: who and where, and what decides the protocol.
+_NOT_SETTINGS = frozenset((b"user", b"database", b"options", b"replication"))
+# Each client has its own; the origin's stays ours (it is how our connections are told apart).
+APPLICATION_NAME = b"application_name"
+
+_SETTING_NAME = re.compile(rb"[A-Za-z_][\w$]*(\.[A-Za-z_][\w$]*)*\Z")
+
+Settings = tuple[tuple[bytes, bytes], ...]
+"""Names in lower case with their values, sorted; equal ones are the same for pooling."""
+
+
+def startup_settings(parameters: Mapping[bytes, bytes]) -> Settings:
+    """The settings in a StartupMessage, those of ``options`` first, as in PostgreSQL.
+
+    ``ClientProtocolError`` for a switch in ``options`` or a name that can't be a setting.
+    """
+    settings: dict[bytes, bytes] = {}
+    asked = option_settings(parameters.get(b"options", b""))
+    asked.update((name, value) for name, value in parameters.items() if name not in _NOT_SETTINGS)
+    for name, value in asked.items():
+        if not _SETTING_NAME.match(name):
+            raise ClientProtocolError(
+                f"invalid configuration parameter name {name.decode('utf-8', 'replace')!r}",
+                sqlstate="42602",
+            )
+        if name.lower() != APPLICATION_NAME:
+            settings[name.lower()] = value
+    return tuple(sorted(settings.items()))
+
+
+def application_name(parameters: Mapping[bytes, bytes]) -> bytes:
+    """What the client calls itself, as PostgreSQL would report it back."""
+    name = parameters.get(APPLICATION_NAME)
+    if name is None:
+        name = option_settings(parameters.get(b"options", b"")).get(APPLICATION_NAME, b"")
+    # check_application_name: anything but printable ASCII is escaped; names end at 63 bytes.
+    return re.sub(rb"[^ -~]", lambda byte: b"\\x%02x" % byte[0][0], name)[:63]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One set of start-up settings, as an origin has accepted it.
+
+    ``settings`` are those that make a difference there; ``reported`` are the ParameterStatus
+    values that a session with them starts with.
+    """
+
+    settings: Settings
+    reported: Mapping[bytes, bytes]
+
+
+def effective(
+    asked: Settings, default: Mapping[bytes, bytes], reported: Mapping[bytes, bytes]
+) -> Settings:
+    """Those of ``asked`` that differ from what an origin connection has anyway.
+
+    Known only for settings that the origin reports: ``utf-8`` is ``UTF8`` there.
+    """
+    names = {name.lower(): name for name in reported}
+    return tuple(
+        (name, value)
+        for name, value in asked
+        if name not in names or reported[names[name]] != default.get(names[name])
+    )
+
+
+def replay(settings: Settings) -> tuple[bytes, int]:
+    """Parse, Bind, Execute … that put ``settings`` in force, and how many settings that are.
+
+    Without a Sync. ``set_config`` takes the value as a parameter, so nothing is ever quoted.
+    """
+    parts = [m.parse(b"", b"SELECT pg_catalog.set_config($1,$2,false)")]
+    for name, value in settings:
+        parts += (m.bind(b"", b"", (name, value)), m.execute())
+    return b"".join(parts), len(settings)

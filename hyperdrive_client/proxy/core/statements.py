@@ -1,0 +1,141 @@
+"""Prepared statements across origin connections.
+
+A client's statement is known by its name to that client, and by a name of ours at the origin, where
+all clients share one server statement for the same text and parameter types. Books are kept
+optimistically when a message is sent; each request that altered them carries a :class:`Change`,
+which is taken back if the origin did not run it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .client_session import ClientSession
+    from .origin_session import OriginSession
+
+SERVER_NAME_PREFIX = b"hyperdrive_"
+
+
+class Statement:
+    """A text with its parameter types, as they stand in a Parse message."""
+
+    __slots__ = ("parameter_types", "server_name", "text")
+
+    def __init__(self, text: bytes, parameter_types: bytes, server_name: bytes) -> None:
+        self.text = text
+        self.parameter_types = parameter_types
+        self.server_name = server_name
+
+
+class StatementRegistry:
+    """One :class:`Statement` per text and parameter types; the least recently used are forgotten.
+
+    A forgotten one stays valid where it is still referred to; a new client with the same text
+    merely gets a server statement of its own.
+    """
+
+    def __init__(self, size: int = 10_000) -> None:
+        self._size = size
+        self._statements: OrderedDict[tuple[bytes, bytes], Statement] = OrderedDict()
+        self._count = 0
+
+    def get(self, text: bytes, parameter_types: bytes) -> Statement:
+        key = (text, parameter_types)
+        statement = self._statements.get(key)
+        if statement is not None:
+            self._statements.move_to_end(key)
+            return statement
+        self._count += 1
+        name = SERVER_NAME_PREFIX + str(self._count).encode()
+        statement = self._statements[key] = Statement(text, parameter_types, name)
+        if len(self._statements) > self._size:
+            self._statements.popitem(last=False)
+        return statement
+
+
+class Change:
+    """What a request did to the books, and how to take it back."""
+
+    __slots__ = ()
+
+    def undo(self, origin: OriginSession, *, failed: bool) -> None:
+        """Take it back; ``failed`` if the request ran and failed, else it was never run."""
+        raise NotImplementedError
+
+
+class UnnamedParse(Change):
+    """A Parse of the unnamed statement."""
+
+    __slots__ = ("_at_client", "_at_origin", "_client")
+
+    def __init__(self, client: ClientSession | None, origin: OriginSession) -> None:
+        self._client = client
+        self._at_client = client.unnamed if client is not None else None
+        self._at_origin = origin.unnamed
+
+    def undo(self, origin: OriginSession, *, failed: bool) -> None:
+        # PostgreSQL drops the old unnamed statement before it looks at the new text.
+        origin.unnamed = None if failed else self._at_origin
+        if self._client is not None:
+            self._client.unnamed = None if failed else self._at_client
+
+
+class NamedParse(Change):
+    """A Parse of a server statement of ours; by a client's Parse, or before its Bind."""
+
+    __slots__ = ("_client", "_name", "_statement")
+
+    def __init__(self, statement: Statement, client: ClientSession | None, name: bytes) -> None:
+        self._statement = statement
+        self._client = client
+        self._name = name
+
+    def undo(self, origin: OriginSession, *, failed: bool) -> None:
+        origin.statements.pop(self._statement, None)
+        if self._client is not None:
+            self._client.statements.pop(self._name, None)
+
+
+class ClientParse(Change):
+    """A client's Parse of what the origin has already."""
+
+    __slots__ = ("_client", "_name")
+
+    def __init__(self, client: ClientSession, name: bytes) -> None:
+        self._client = client
+        self._name = name
+
+    def undo(self, origin: OriginSession, *, failed: bool) -> None:
+        self._client.statements.pop(self._name, None)
+
+
+class ClientClose(Change):
+    """A client's Close of a statement of its own."""
+
+    __slots__ = ("_client", "_name", "_statement")
+
+    def __init__(self, client: ClientSession, name: bytes, statement: Statement | None) -> None:
+        self._client = client
+        self._name = name
+        self._statement = statement
+
+    def undo(self, origin: OriginSession, *, failed: bool) -> None:
+        if self._name:
+            if self._statement is not None:
+                self._client.statements[self._name] = self._statement
+        else:
+            self._client.unnamed = origin.unnamed = self._statement
+
+
+class Eviction(Change):
+    """A Close of ours that makes room at the origin."""
+
+    __slots__ = ("_statement",)
+
+    def __init__(self, statement: Statement) -> None:
+        self._statement = statement
+
+    def undo(self, origin: OriginSession, *, failed: bool) -> None:
+        origin.statements[self._statement] = None

@@ -1,0 +1,69 @@
+"""Where clients come in: a TCP port or a Unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+from pathlib import Path
+
+from ...errors import ProxyStartError
+from ..settings import Settings
+from .network import Network
+
+BACKLOG = 4096
+# Linux allows 107 bytes, other systems less.
+MAX_SOCKET_PATH_BYTES = 100
+
+
+async def listen(network: Network, settings: Settings) -> tuple[asyncio.Server, int]:
+    """Listen as told; the server and its port. ``ProxyStartError`` if that is not possible."""
+    if settings.unix_socket is not None:
+        return await _listen_on_socket(network, settings.unix_socket), settings.port
+    try:
+        server = await network.loop.create_server(
+            network.accept, settings.host, settings.port, backlog=BACKLOG
+        )
+    except OSError as error:
+        raise ProxyStartError(
+            f"the proxy can't listen on {settings.host}:{settings.port}: {error.strerror or error}"
+        ) from error
+    return server, server.sockets[0].getsockname()[1]
+
+
+async def _listen_on_socket(network: Network, path: str) -> asyncio.Server:
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+        raise ProxyStartError(
+            f"the proxy can't listen on {path}: a socket's path may have "
+            f"{MAX_SOCKET_PATH_BYTES} bytes at most"
+        )
+    _remove_dead_socket(Path(path))
+    # The socket is made under the mask, so there is no moment in which others may connect.
+    mask = os.umask(0o177)
+    try:
+        return await network.loop.create_unix_server(network.accept, path, backlog=BACKLOG)
+    except OSError as error:
+        raise ProxyStartError(
+            f"the proxy can't listen on {path}: {error.strerror or error}"
+        ) from error
+    finally:
+        os.umask(mask)
+
+
+def _remove_dead_socket(path: Path) -> None:
+    """Remove what a dead process left; leave alone what is alive or no socket."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise ProxyStartError(f"the proxy can't listen on {path}: that is not a socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except OSError:
+            return
+    raise ProxyStartError(f"the proxy can't listen on {path}: another process listens there")

@@ -1,0 +1,165 @@
+"""Performs the core's effects on one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from ...bindings.connection_string import Address
+from ...protocol import messages as m
+from ...protocol.startup import CANCEL_REQUEST_CODE
+from ..core.core import Core
+from ..core.effects import (
+    AbortOrigin,
+    CancelOrigin,
+    CloseClient,
+    CloseOrigin,
+    ConnectOrigin,
+    PauseClient,
+    ResumeClient,
+    SendToClient,
+    SendToOrigin,
+)
+from ..core.origin_session import OriginSession
+from .transports import CORE_HAS_ENOUGH, PEER_IS_BLOCKED, ClientConnection, OriginConnection
+from .upstream import OriginUnreachableError, open_address, open_origin
+
+logger = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.1
+# A client that does not read its last words does not get to keep its socket.
+LAST_WORDS_SECONDS = 5.0
+CANCEL_TIMEOUT_SECONDS = 5.0
+
+
+class Network:
+    """The event loop's side of one :class:`Core`."""
+
+    def __init__(self, core: Core, loop: asyncio.AbstractEventLoop) -> None:
+        self.core = core
+        self.loop = loop
+        self.now = loop.time
+        self.clients: set[ClientConnection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._performing = False
+        self._ticking = loop.call_later(TICK_SECONDS, self._tick)
+
+    def accept(self) -> ClientConnection:
+        """The protocol for a new client."""
+        return ClientConnection(self)
+
+    def perform(self) -> None:
+        """Do what the core asks, in order.
+
+        Writing may call back into a protocol; what that adds is done in the same pass.
+        """
+        if self._performing:
+            return
+        self._performing = True
+        effects = self.core.effects
+        try:
+            while effects:
+                batch = effects[:]
+                effects.clear()
+                for effect in batch:
+                    match effect:
+                        case SendToOrigin():
+                            handle = effect.origin.handle
+                            handle.transport.write(effect.data)
+                            if handle.is_held and not _client_is_blocked(effect.origin):
+                                handle.let_go(PEER_IS_BLOCKED)
+                        case SendToClient():
+                            effect.client.handle.transport.write(effect.data)
+                        case CloseClient(client):
+                            self._close(client.handle)
+                        case PauseClient(client):
+                            client.handle.hold(CORE_HAS_ENOUGH)
+                        case ResumeClient(client):
+                            client.handle.let_go(CORE_HAS_ENOUGH)
+                        case ConnectOrigin(origin):
+                            self._start(self._connect(origin))
+                        case CloseOrigin(origin):
+                            origin.handle.let_go(PEER_IS_BLOCKED)
+                        case AbortOrigin(origin):
+                            if origin.handle is not None:
+                                origin.handle.transport.abort()
+                        case CancelOrigin(origin):
+                            self._start(self._cancel(origin))
+        finally:
+            self._performing = False
+
+    def close(self) -> None:
+        """No more timers and tasks."""
+        self._ticking.cancel()
+        for task in self._tasks:
+            task.cancel()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _tick(self) -> None:
+        self._ticking = self.loop.call_later(TICK_SECONDS, self._tick)
+        self.core.tick(self.now())
+        self.perform()
+
+    def _close(self, connection: ClientConnection) -> None:
+        connection.transport.close()
+        self.loop.call_later(LAST_WORDS_SECONDS, connection.transport.abort)
+
+    async def _connect(self, origin: OriginSession) -> None:
+        def factory(address: Address, encrypted: bool) -> OriginConnection:
+            return OriginConnection(self, origin, address, encrypted=encrypted)
+
+        try:
+            await open_origin(self.core.settings.origin, factory)
+        except OriginUnreachableError as error:
+            logger.warning("%s", error.failure.text)
+            self.core.origin_connect_failed(origin, error.failure, self.now())
+            self.perform()
+
+    async def _cancel(self, origin: OriginSession) -> None:
+        """Deliver a CancelRequest; PostgreSQL closes the connection when it has acted on it."""
+        handle: OriginConnection = origin.handle
+        request = m.INT32.pack(CANCEL_REQUEST_CODE) + m.INT32.pack(origin.process_id)
+        request += origin.secret_key
+        done = self.loop.create_future()
+        try:
+            async with asyncio.timeout(CANCEL_TIMEOUT_SECONDS):
+                await open_address(
+                    self.core.settings.origin,
+                    handle.address,
+                    handle.encrypted,
+                    lambda address, encrypted: _Canceller(request, done),
+                )
+                await done
+        except (OSError, TimeoutError) as error:
+            logger.warning("a cancel request did not reach the origin: %s", error)
+        finally:
+            with contextlib.suppress(RuntimeError):
+                self.core.cancel_done(origin, self.now())
+                self.perform()
+
+
+class _Canceller(asyncio.Protocol):
+    """Sends one CancelRequest and waits for the end."""
+
+    def __init__(self, request: bytes, done: asyncio.Future[None]) -> None:
+        self._request = request
+        self._done = done
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        transport.write(m.INT32.pack(len(self._request) + 4) + self._request)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._done.done():
+            self._done.set_result(None)
+
+
+def _client_is_blocked(origin: OriginSession) -> bool:
+    return origin.client is not None and bool(origin.client.handle.blocked)

@@ -1,0 +1,146 @@
+"""One asyncio protocol for each side. Bytes go to the core; back-pressure stays here.
+
+Who can't write is not read for: a client that does not read stops its origin connection from being
+read, an origin that does not read stops its client, and neither is buffered for beyond the limits
+of two transports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, cast
+
+from ...bindings.connection_string import Address
+from ..core.client_session import ClientSession
+from ..core.origin_session import OriginSession
+
+if TYPE_CHECKING:
+    from .network import Network
+
+# Enough for one read of the other side (256 KiB in uvloop), so that a fast reader never stops us.
+HIGH_WATER_BYTES = 256 * 1024
+
+
+class Connection(asyncio.Protocol):
+    """What both sides share."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.blocked = False
+        """What was written is not being read."""
+        self._holds = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        connection = transport.get_extra_info("socket")
+        if connection is not None and connection.family != socket.AF_UNIX:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def hold(self, reason: int) -> None:
+        """Stop reading, for one more reason."""
+        if not self._holds and not self.transport.is_closing():
+            self.transport.pause_reading()
+        self._holds |= reason
+
+    def let_go(self, reason: int) -> None:
+        """Read again if no other reason is left."""
+        if not self._holds & reason:
+            return
+        self._holds &= ~reason
+        if not self._holds and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    @property
+    def is_held(self) -> bool:
+        return bool(self._holds)
+
+
+# Reasons not to read.
+CORE_HAS_ENOUGH = 1
+OUTPUT_IS_BLOCKED = 2
+PEER_IS_BLOCKED = 4
+
+
+class ClientConnection(Connection):
+    """The network's end of a client session."""
+
+    session: ClientSession
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.session = self.network.core.client_connected(self.network.now())
+        self.session.handle = self
+        self.network.clients.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        network = self.network
+        self.session.receive(data, network.now())
+        network.perform()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        origin = self.session.origin
+        self.network.clients.discard(self)
+        self.session.lost(self.network.now())
+        if origin is not None and origin.handle is not None:
+            # Nobody reads the answers now; they must be read to be done with.
+            origin.handle.let_go(PEER_IS_BLOCKED)
+        self.network.perform()
+
+    def pause_writing(self) -> None:
+        self.blocked = True
+        self.hold(OUTPUT_IS_BLOCKED)
+        origin = self.session.origin
+        if origin is not None:
+            origin.handle.hold(PEER_IS_BLOCKED)
+
+    def resume_writing(self) -> None:
+        self.blocked = False
+        origin = self.session.origin
+        if origin is not None:
+            origin.handle.let_go(PEER_IS_BLOCKED)
+        self.let_go(OUTPUT_IS_BLOCKED)
+
+
+class OriginConnection(Connection):
+    """The network's end of an origin session, once the connection is open."""
+
+    def __init__(
+        self, network: Network, session: OriginSession, address: Address, *, encrypted: bool
+    ) -> None:
+        super().__init__(network)
+        self.session = session
+        self.address = address
+        self.encrypted = encrypted
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.session.handle = self
+        self.network.core.origin_connected(self.session, self.address, encrypted=self.encrypted)
+        self.network.perform()
+
+    def data_received(self, data: bytes) -> None:
+        network = self.network
+        session = self.session
+        network.core.origin_received(session, data, network.now())
+        network.perform()
+        client = session.client
+        if client is not None and client.handle.blocked:
+            self.hold(PEER_IS_BLOCKED)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.network.core.origin_lost(self.session, self.network.now())
+        self.network.perform()
+
+    def pause_writing(self) -> None:
+        client = self.session.client
+        if client is not None:
+            client.handle.hold(PEER_IS_BLOCKED)
+
+    def resume_writing(self) -> None:
+        client = self.session.client
+        if client is not None:
+            client.handle.let_go(PEER_IS_BLOCKED)

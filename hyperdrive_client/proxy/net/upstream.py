@@ -1,0 +1,156 @@
+"""Opening connections to the origin: addresses, TLS, and what their failures mean."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+from collections.abc import Callable
+
+from ...bindings.connection_string import Address, Origin
+from ...errors import ConfigurationError
+from ...protocol.startup import SSL_REQUEST
+from ..core.origin_startup import ConnectFailure
+from .tls import origin_context
+
+ProtocolFactory = Callable[[Address, bool], asyncio.Protocol]
+
+
+class OriginUnreachableError(Exception):
+    """No connection; ``failure`` is what clients are told."""
+
+    def __init__(self, reason: str, *, transient: bool = True, hint: str = "") -> None:
+        super().__init__(reason)
+        self.failure = ConnectFailure(
+            "58000", f"Server connection attempt failed: {reason}", transient, hint=hint
+        )
+
+
+class _TlsRefused(Exception):
+    """The origin has no TLS, or the handshake failed; ``prefer`` goes on without."""
+
+
+async def open_origin(origin: Origin, factory: ProtocolFactory) -> None:
+    """Connect to the first address that answers and hand it to ``factory(address, encrypted)``.
+
+    ``OriginUnreachableError`` with the last address's reason if none does.
+    """
+    failure: OriginUnreachableError | None = None
+    for address in origin.addresses:
+        try:
+            await _open_address(origin, address, factory)
+            return
+        except OriginUnreachableError as error:
+            failure = error
+    assert failure is not None, "an origin has at least one address"
+    raise failure
+
+
+async def open_address(
+    origin: Origin, address: Address, encrypted: bool, factory: ProtocolFactory
+) -> None:
+    """Connect to one address as before: with TLS if ``encrypted``."""
+    connection = await _connect(address)
+    if encrypted:
+        await _with_tls(origin, address, connection, factory)
+    else:
+        await _plain(address, connection, factory)
+
+
+async def _open_address(origin: Origin, address: Address, factory: ProtocolFactory) -> None:
+    try:
+        connection = await _connect(address)
+        if origin.sslmode == "disable" or address.is_unix:
+            await _plain(address, connection, factory)
+            return
+        try:
+            await _with_tls(origin, address, connection, factory)
+        except _TlsRefused as refusal:
+            if origin.sslmode != "prefer":
+                raise OriginUnreachableError(
+                    f"tls_failed ({refusal})",
+                    transient=False,
+                    hint=f"sslmode={origin.sslmode} is in force. If the database has no TLS "
+                    "(Hyperdrive error 2012), add ?sslmode=disable to its connection string.",
+                ) from refusal
+            await _plain(address, await _connect(address), factory)
+    except ConfigurationError as error:
+        raise OriginUnreachableError(str(error), transient=False) from error
+    except OSError as error:
+        raise _unreachable(error) from error
+
+
+def _unreachable(error: OSError) -> OriginUnreachableError:
+    if isinstance(error, socket.gaierror):
+        return OriginUnreachableError(f"host_not_found ({error.strerror})")
+    if isinstance(error, ConnectionRefusedError | FileNotFoundError):
+        return OriginUnreachableError("connection_refused")
+    if isinstance(error, TimeoutError):
+        return OriginUnreachableError("timeout")
+    name = errno.errorcode.get(error.errno, "unknown") if error.errno else str(error)
+    return OriginUnreachableError(name.lower())
+
+
+async def _connect(address: Address) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    if address.is_unix:
+        path = f"{address.host}/.s.PGSQL.{address.port}"
+        return await _connected(socket.AF_UNIX, path)
+    found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    failure: OSError | None = None
+    for family, _, _, _, where in found:
+        try:
+            return await _connected(family, where)
+        except OSError as error:
+            failure = error
+    raise failure or OSError(f"{address.host} has no address")
+
+
+async def _connected(family: int, where: str | tuple[object, ...]) -> socket.socket:
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connection.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(connection, where)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+async def _plain(address: Address, connection: socket.socket, factory: ProtocolFactory) -> None:
+    loop = asyncio.get_running_loop()
+    if address.is_unix:
+        await loop.create_unix_connection(lambda: factory(address, False), sock=connection)
+    else:
+        await loop.create_connection(lambda: factory(address, False), sock=connection)
+
+
+async def _with_tls(
+    origin: Origin, address: Address, connection: socket.socket, factory: ProtocolFactory
+) -> None:
+    """PostgreSQL, "SSL Session Encryption": SSLRequest, one byte, then the handshake.
+
+    Exactly one byte is read before the handshake, so nothing sent ahead of it in plain text can
+    be taken for the origin's words later (CVE-2021-23222).
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        context = origin_context(origin)
+        if origin.sslnegotiation != "direct":
+            await loop.sock_sendall(connection, SSL_REQUEST)
+            answer = await loop.sock_recv(connection, 1)
+            if answer != b"S":
+                raise _TlsRefused("the database does not support TLS")
+        await loop.create_connection(
+            lambda: factory(address, True),
+            sock=connection,
+            ssl=context,
+            server_hostname=address.host,
+        )
+    except ssl.SSLError as error:
+        connection.close()
+        raise _TlsRefused(error.reason or str(error)) from error
+    except BaseException:
+        connection.close()
+        raise

@@ -1,0 +1,86 @@
+"""What one proxy is told: where it listens, who may use it, where the origin is, the limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..bindings.connection_string import Origin
+from ..errors import ConfigurationError
+
+Auth = Literal["scram", "trust"]
+
+LOOPBACK_HOSTS = frozenset(("127.0.0.1", "::1", "localhost"))
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits and time-outs of one configuration; times in seconds, 0 switches a time-out off.
+
+    The figures are Hyperdrive's ("Limits"), but for ``statement_timeout``, which is off by default
+    so that a statement may take as long as it does without a proxy.
+    """
+
+    origin_connection_limit: int = 20
+    """Connections to the origin at most, in any state."""
+    pool_timeout: float = 15.0
+    """How long a client waits for an origin connection."""
+    connect_timeout: float = 15.0
+    """How long opening one origin connection may take, authentication included."""
+    login_timeout: float = 15.0
+    """How long a client may take from its first byte to the end of authentication."""
+    idle_timeout: float = 600.0
+    """How long an origin connection may be idle before it is closed."""
+    statement_timeout: float = 0.0
+    """How long the origin lets a statement run."""
+    drain_timeout: float = 30.0
+    """How long a proxy that is told to end waits for transactions to finish."""
+    prepared_statements: int = 200
+    """Named statements kept at each origin connection."""
+
+    def __post_init__(self) -> None:
+        if self.origin_connection_limit < 1:
+            raise ConfigurationError(
+                f"origin_connection_limit is {self.origin_connection_limit}: at least 1 is needed"
+            )
+        if self.prepared_statements < 1:
+            raise ConfigurationError(
+                f"prepared_statements is {self.prepared_statements}: at least 1 is needed"
+            )
+        for name in (
+            "pool_timeout",
+            "connect_timeout",
+            "login_timeout",
+            "idle_timeout",
+            "statement_timeout",
+            "drain_timeout",
+        ):
+            if not 0 <= getattr(self, name) < 1e9:
+                raise ConfigurationError(f"{name} is {getattr(self, name)}: seconds from 0 on")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All of one proxy. ``user`` and ``password`` are what its clients authenticate with."""
+
+    origin: Origin
+    user: str
+    password: str = field(repr=False)
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0: any free one."""
+    unix_socket: str | None = None
+    """Path of a socket to listen on instead of host and port."""
+    auth: Auth = "scram"
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        if self.auth not in ("scram", "trust"):
+            raise ConfigurationError(f"auth is {self.auth!r}: expected 'scram' or 'trust'")
+        if self.auth == "trust" and self.unix_socket is None and self.host not in LOOPBACK_HOSTS:
+            raise ConfigurationError(
+                f"auth 'trust' would let anyone in who reaches {self.host}: it is for loopback "
+                "and Unix sockets only; use auth 'scram' or listen on 127.0.0.1"
+            )
+        if not 0 <= self.port <= 65535:
+            raise ConfigurationError(f"port is {self.port}: expected 0 to 65535")

@@ -1,0 +1,203 @@
+"""Starting a proxy: in a thread of this process, or in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from typing import Any, Protocol
+
+from ..bindings.connection_string import parse_connection_string
+from ..errors import HyperdriveError, ProxyStartError
+from .app import App
+from .settings import Limits, Settings
+
+# Until a child has answered; starting Python and listening takes a fraction of it.
+START_TIMEOUT = 30.0
+# A child that was told to stop at once and has not gone by then is killed.
+STOP_TIMEOUT = 5.0
+
+
+class RunningProxy(Protocol):
+    """A proxy that accepts connections; ``settings`` has the port in use."""
+
+    settings: Settings
+
+    @property
+    def is_running(self) -> bool: ...
+
+    def close(self) -> None:
+        """Stop it and wait until it has gone; harmless when it has."""
+
+
+def fresh_credentials() -> tuple[str, str]:
+    """A user and a password for a proxy's clients, as unguessable as Hyperdrive's."""
+    return secrets.token_hex(16), secrets.token_hex(16)
+
+
+class ThreadProxy:
+    """A proxy in a thread of this process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._app = App(settings)
+        self.settings = self._app.start()
+
+    @property
+    def is_running(self) -> bool:
+        return self._app.is_running
+
+    def close(self) -> None:
+        self._app.stop()
+        self._app.join()
+
+
+class ProcessProxy:
+    """A proxy in a child process, which ends when this process does.
+
+    The child reads its settings, secrets among them, from its standard input, and takes the end
+    of that as the end of its parent.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._owner = os.getpid()
+        self._child = subprocess.Popen(
+            [_python(), "-m", "hyperdrive_client.proxy.spawn"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # Ctrl-C in a terminal is the application's to act on.
+            start_new_session=True,
+        )
+        try:
+            self.settings = self._handshake(settings)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def is_running(self) -> bool:
+        return self._child.poll() is None
+
+    def close(self) -> None:
+        child = self._child
+        if os.getpid() != self._owner:
+            # After a fork the proxy is still the parent's.
+            return
+        if child.poll() is None:
+            with contextlib.suppress(OSError):
+                child.send_signal(signal.SIGTERM)
+                child.send_signal(signal.SIGTERM)
+        for stream in (child.stdin, child.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        try:
+            child.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+    def _handshake(self, settings: Settings) -> Settings:
+        stdin, stdout = self._child.stdin, self._child.stdout
+        assert stdin is not None
+        assert stdout is not None
+        overdue = threading.Timer(START_TIMEOUT, self._child.kill)
+        overdue.daemon = True
+        overdue.start()
+        try:
+            stdin.write(to_json(settings).encode() + b"\n")
+            stdin.flush()
+            line = stdout.readline()
+        except OSError:
+            line = b""
+        finally:
+            overdue.cancel()
+        if not line:
+            raise ProxyStartError(
+                f"the proxy process ended before it was ready (exit code {self._child.wait()}); "
+                "HYPERDRIVE_PROXY=off connects without it"
+            )
+        answer = json.loads(line)
+        if "error" in answer:
+            raise ProxyStartError(answer["error"])
+        return from_json(answer["settings"])
+
+
+def _python() -> str:
+    """The interpreter to start; an embedding server's ``sys.executable`` is the server itself."""
+    return os.environ.get("HYPERDRIVE_PYTHON") or sys.executable
+
+
+def to_json(settings: Settings) -> str:
+    """All of ``settings``, passwords included: for a pipe, never for a log."""
+    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    values["origin"] = settings.origin.connection_string
+    values["limits"] = asdict(settings.limits)
+    return json.dumps(values)
+
+
+def from_json(text: str) -> Settings:
+    """The inverse of :func:`to_json`."""
+    values: dict[str, Any] = json.loads(text)
+    values["origin"] = parse_connection_string(values["origin"])
+    values["limits"] = Limits(**values["limits"])
+    return Settings(**values)
+
+
+def run_until_told(
+    app: App, *, on_signal: Callable[[str], None] = lambda text: None, parent: int | None = None
+) -> None:
+    """Block until the proxy has ended.
+
+    SIGTERM or SIGINT drains, a second one ends at once; so does the end of the file descriptor
+    ``parent``, if given. To be called in the main thread.
+    """
+    told = 0
+
+    def handle(number: int, frame: object) -> None:
+        nonlocal told
+        told += 1
+        if told == 1:
+            on_signal("draining: transactions finish, new work is refused; again to end at once")
+            app.drain()
+        else:
+            app.stop()
+
+    def watch(descriptor: int) -> None:
+        while os.read(descriptor, 4096):
+            pass
+        app.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+    if parent is not None:
+        threading.Thread(target=watch, args=(parent,), daemon=True).start()
+    while app.is_running:
+        # A join without end would keep Python from running the handlers on some systems.
+        app.join(0.5)
+
+
+def main() -> None:
+    """The child's side of :class:`ProcessProxy`."""
+    stdin = sys.stdin.fileno()
+    line = sys.stdin.readline()
+    if not line:
+        return
+    try:
+        app = App(from_json(line))
+        settings = app.start()
+    except HyperdriveError as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+        return
+    print(json.dumps({"settings": to_json(settings)}), flush=True)
+    run_until_told(app, parent=stdin)
+
+
+if __name__ == "__main__":
+    main()
