@@ -8,8 +8,8 @@ from typing import NamedTuple
 from ..errors import ClientProtocolError, OriginProtocolError, ProtocolError
 from . import messages as m
 
-# The rest of a message whose beginning was in an earlier chunk.
-CONTINUATION = 0
+# In place of a type byte: the rest of a message whose beginning was in an earlier chunk.
+CONTINUATION = -1
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -33,7 +33,8 @@ class Framer:
 
     A message whose type is in ``streamed`` is passed on as soon as that many bytes of it are here;
     all others are kept back until they are complete. Types in ``unlisted`` are not reported.
-    ``limits`` bounds the length of a type, ``limit`` that of all others, in bytes.
+    ``limits`` bounds the length of a type, ``limit`` that of all others, in bytes; if that is
+    ``None``, there are no others. None is below 10,000, up to which no length is looked up.
     """
 
     __slots__ = (
@@ -45,6 +46,7 @@ class Framer:
         "_parts",
         "_streamed",
         "_unlisted",
+        "failure",
         "remaining",
     )
 
@@ -54,7 +56,7 @@ class Framer:
         streamed: Mapping[int, int],
         unlisted: frozenset[int],
         limits: Mapping[int, int],
-        limit: int,
+        limit: int | None,
         error: type[ProtocolError],
     ) -> None:
         self._streamed = streamed
@@ -67,6 +69,8 @@ class Framer:
         self._needed = 0
         self.remaining = 0
         """Bytes of a streamed message that are still to come."""
+        self.failure: ProtocolError | None = None
+        """What is wrong with the message behind those that :meth:`feed` gave last."""
 
     @property
     def held(self) -> bytes:
@@ -74,7 +78,13 @@ class Framer:
         return b"".join(self._parts)
 
     def feed(self, data: bytes) -> Chunk:
-        """Take one read's bytes; ``ProtocolError`` if a length is impossible."""
+        """Take one read's bytes.
+
+        ``ProtocolError`` if the first message's length is impossible; if it is a later one's, the
+        messages before it are given and ``failure`` is set, which the next call raises.
+        """
+        if self.failure is not None:
+            raise self.failure
         if self._needed:
             self._parts.append(data)
             self._have += len(data)
@@ -96,8 +106,12 @@ class Framer:
         while size - position >= 5:
             kind, length = unpack(data, position)
             stop = position + 1 + length
+            if (stop > size or length < 4 or length > 10_000) and not self._allows(kind, length):
+                if not position:
+                    assert self.failure is not None
+                    raise self.failure
+                return Chunk(data, listed, position)
             if stop > size:
-                self._check(kind, length)
                 if size - position >= self._streamed.get(kind, length + 1):
                     self.remaining = stop - size
                     if kind not in unlisted:
@@ -106,14 +120,8 @@ class Framer:
                 else:
                     self._needed = min(length + 1, self._streamed.get(kind, length + 1))
                 break
-            if kind in unlisted:
-                if length < 4:
-                    self._check(kind, length)
-                position = stop
-                continue
-            if length < 4 or length > 10_000:
-                self._check(kind, length)
-            listed.append((kind, position, stop))
+            if kind not in unlisted:
+                listed.append((kind, position, stop))
             position = stop
         if position < size:
             self._parts.append(data[position:])
@@ -121,20 +129,28 @@ class Framer:
             self._needed = self._needed or 5
         return Chunk(data, listed, position)
 
-    def _check(self, kind: int, length: int) -> None:
+    def _allows(self, kind: int, length: int) -> bool:
         limit = self._limits.get(kind, self._limit)
-        if not 4 <= length <= limit:
-            raise self._error(
+        if limit is None:
+            self.failure = self._error(f"invalid frontend message type {kind}")
+        elif not 4 <= length <= limit:
+            self.failure = self._error(
                 f"invalid message length {length} for message type {chr(kind)!r}: "
                 f"between 4 and {limit} is allowed"
             )
+        return self.failure is None
 
 
 # PostgreSQL's own limits for what a client may send (PQ_LARGE_MESSAGE_LIMIT is what a palloc can
 # hold, PQ_SMALL_MESSAGE_LIMIT is for messages that hold a name at most). Parse is kept whole, since
 # its text may have to be sent again elsewhere.
-_LARGE = 0x3FFFFFFF
+_LARGE = 0x3FFFFFFE
+_SMALL = 10_000
 _CLIENT_LIMITS = {
+    m.COPY_DONE: _SMALL,
+    m.FLUSH: _SMALL,
+    m.SYNC: _SMALL,
+    m.TERMINATE: _SMALL,
     m.BIND: _LARGE,
     m.COPY_DATA: _LARGE,
     m.COPY_FAIL: _LARGE,
@@ -165,18 +181,19 @@ def client_framer() -> Framer:
         streamed=_CLIENT_STREAMED,
         unlisted=frozenset(),
         limits=_CLIENT_LIMITS,
-        limit=10_000,
+        limit=None,
         error=ClientProtocolError,
     )
 
 
 def password_framer() -> Framer:
-    """For what a client sends while it authenticates: small messages only.
-
-    64 KiB is PostgreSQL's own limit for a SASL message (PG_MAX_SASL_MESSAGE_LENGTH) and more.
-    """
+    """For what a client sends while it authenticates: PostgreSQL's PG_MAX_AUTH_TOKEN_LENGTH."""
     return Framer(
-        streamed={}, unlisted=frozenset(), limits={}, limit=64 * KIB, error=ClientProtocolError
+        streamed={},
+        unlisted=frozenset(),
+        limits={m.PASSWORD: 65535},
+        limit=None,
+        error=ClientProtocolError,
     )
 
 

@@ -66,7 +66,8 @@ def take_packet(data: bytes) -> tuple[Packet, bytes] | None:
     if len(data) < 4:
         return None
     (length,) = INT32.unpack_from(data)
-    if not 8 <= length <= MAX_STARTUP_PACKET_LENGTH:
+    # PostgreSQL does not count the length itself.
+    if not 4 <= length - 4 <= MAX_STARTUP_PACKET_LENGTH:
         raise ClientProtocolError(f"invalid length of startup packet: {length}")
     if len(data) < length:
         return None
@@ -117,7 +118,7 @@ def option_settings(options: bytes) -> dict[bytes, bytes]:
     """The settings in the start-up parameter ``options``: ``-c name=value`` and ``--name=value``.
 
     Spaces separate arguments unless escaped by a backslash. ``ClientProtocolError`` for any other
-    switch, with PostgreSQL's text and code.
+    switch, with PostgreSQL's text and code. The names are in lower case, each with its last value.
     """
     settings: dict[bytes, bytes] = {}
     arguments = iter(_arguments(options))
@@ -132,7 +133,7 @@ def option_settings(options: bytes) -> dict[bytes, bytes]:
         if not name or not separator:
             raise _invalid_argument(argument)
         # PostgreSQL's ParseLongOption: dashes in a name stand for underscores.
-        settings[name.replace(b"-", b"_")] = value
+        settings[name.replace(b"-", b"_").lower()] = value
     return settings
 
 

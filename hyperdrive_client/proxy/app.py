@@ -120,15 +120,13 @@ class _Worker:
     async def run(self) -> None:
         """Until drained or stopped."""
         try:
-            while not self._has_ended():
+            while not self._has_ended():  # noqa: ASYNC110 - what ends it is the core's state
                 await asyncio.sleep(TICK_SECONDS)
         finally:
             self._close_server()
             self.core.stop(self.network.now())
             self.network.perform()
-            self.network.close()
-            # One turn of the loop, for the sockets to close.
-            await asyncio.sleep(0)
+            await self.network.close()
 
     def drain(self) -> None:
         self._close_server()
@@ -142,7 +140,7 @@ class _Worker:
     def _has_ended(self) -> bool:
         if self._end is None:
             return False
-        at_rest = self.core.at_rest and not self.network.clients
+        at_rest = self.core.at_rest and not self.network.connections
         return at_rest or self._loop.time() >= self._end
 
     def _close_server(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,15 @@ from .expected import Action, Expected
 from .origin_startup import ConnectFailure
 from .pool import LOST
 from .session_variables import Profile, Settings, application_name, startup_settings
-from .statements import Change, ClientClose, ClientParse, Statement, UnnamedParse
+from .statements import (
+    Change,
+    ClientClose,
+    ClientParse,
+    Eviction,
+    Forgetting,
+    Statement,
+    Unnamed,
+)
 
 if TYPE_CHECKING:
     from .core import Core
@@ -33,10 +42,14 @@ class ClientState(Enum):
     WAITING = "waiting"
     """Something is to be done, and there is no link yet."""
     LINKED = "linked"
+    STALLED = "stalled"
+    """Linked; what is to be done depends on answers that are still to come."""
     CANCELLING = "cancelling"
     """Here only to cancel what another session does."""
     CLOSED = "closed"
 
+
+_LINKED = (ClientState.LINKED, ClientState.STALLED)
 
 # While a client waits it may send this much before it is no longer read from.
 MAX_HELD_BYTES = 64 * 1024
@@ -50,6 +63,11 @@ _EXTENDED = frozenset((m.PARSE, m.BIND, m.DESCRIBE, m.EXECUTE, m.CLOSE))
 _NEEDS_LINK = _EXTENDED | {m.QUERY, m.FUNCTION_CALL}
 # Sent late after a failed COPY, PostgreSQL ignores these, and Flush when there is nothing.
 _IGNORED_UNLINKED = frozenset((CONTINUATION, m.COPY_DATA, m.COPY_DONE, m.COPY_FAIL, m.FLUSH))
+_FORGETS = re.compile(rb"\b(?:deallocate|discard)\b", re.IGNORECASE)
+_DEALLOCATE = re.compile(
+    rb"""\s*deallocate\s+(?:prepare\s+)?(?:"((?:[^"]|"")+)"|(?!all\b)([\w$]+))\s*;?\s*\Z""",
+    re.IGNORECASE,
+)
 # In a failed transaction these are still obeyed.
 _ENDS_TRANSACTION = (b"rollback", b"commit", b"end", b"abort")
 
@@ -90,7 +108,7 @@ class ClientSession:
     @property
     def sends_partial_message(self) -> bool:
         """The rest of a message whose beginning is at the origin is still to come."""
-        return self._passing and self.framer.remaining > 0
+        return self._passing
 
     # What the network layer tells.
 
@@ -101,6 +119,7 @@ class ClientSession:
                 chunk = self.framer.feed(data)
                 if chunk.messages:
                     self._process(chunk, 0, now)
+                self._check_framing()
             elif self.state is ClientState.STARTUP:
                 self._start(data, now)
             elif self.state is not ClientState.CLOSED:
@@ -126,7 +145,7 @@ class ClientSession:
 
     def shut_down(self, now: float) -> None:
         """The proxy ends: refuse what is not begun, let a transaction finish."""
-        if self.state is not ClientState.LINKED:
+        if self.state not in _LINKED:
             self.send(SHUTTING_DOWN)
             self.close(now)
 
@@ -138,7 +157,7 @@ class ClientSession:
                 self.origin.abandon(now, vanished=True)
                 self.origin = None
             self.link_failed(_CANCELLED, now)
-        elif self.state is ClientState.LINKED and self.origin is not None and self.origin.expected:
+        elif self.state in _LINKED and self.origin is not None and self.origin.expected:
             self.origin.cancel()
             return self.origin
         return None
@@ -170,6 +189,9 @@ class ClientSession:
             self.settings = startup_settings(parameters)
             self.application_name = application_name(parameters)
             self._held.append(startup.rest)
+            if self.core.draining:
+                self.shut_down(now)
+                return
             profile = self.pool.profile(self.settings)
             if profile is not None:
                 self._welcome(profile, now)
@@ -220,6 +242,12 @@ class ClientSession:
         if self.core.draining:
             self.shut_down(now)
 
+    def answered(self, now: float) -> None:
+        """A ReadyForQuery came: what depended on it can go on."""
+        if self.state is ClientState.STALLED:
+            self.state = ClientState.LINKED
+            self._resume(now)
+
     def link_failed(self, failure: ConnectFailure, now: float) -> None:
         """There will be no link: an error in place of what the client asked for."""
         self.origin = None
@@ -238,7 +266,7 @@ class ClientSession:
         ``None``: the client has heard the reason already, or is in the middle of a message.
         """
         self.origin = None
-        if self.state is ClientState.WAITING:
+        if self.state in (ClientState.WAITING, ClientState.JOINING):
             self.link_failed(failure or LOST, now)
             return
         if failure is not None:
@@ -276,11 +304,17 @@ class ClientSession:
         try:
             if stalled is not None:
                 self._process(*stalled, now)
+                self._check_framing()
             if held:
                 self.receive(held, now)
         except ClientProtocolError as error:
             self.send(m.error_response(error.sqlstate, str(error), severity="FATAL"))
             self.close(now)
+
+    def _check_framing(self) -> None:
+        """Raise what is wrong behind the last message, once all before it are done with."""
+        if self.framer.failure is not None and self._stalled is None:
+            raise self.framer.failure
 
     def send(self, data: bytes) -> None:
         self.effects.append(SendToClient(self, data))
@@ -296,82 +330,112 @@ class ClientSession:
         expected = origin.expected
         pieces: list[bytes] = []
         # buffer[start:position] goes to the origin as it is.
-        start = messages[first][1]
-        if first:
-            messages = messages[first:]
-        for kind, position, stop in messages:
-            replacement: bytes | None = None
-            if origin.skipping and kind != m.SYNC and kind != m.TERMINATE:
-                replacement = b""
-            elif kind == m.QUERY:
-                # PostgreSQL, "Simple Query": it ends the unnamed statement.
-                if origin.batch_open:
-                    change = UnnamedParse(self, origin)
-                    expected.append(Expected(m.QUERY, change=change))
-                    origin.batch_open = False
-                else:
-                    expected.append(e.QUERY)
-                self.unnamed = origin.unnamed = None
-                if not origin.dirty:
-                    origin.dirty = changes_session(buffer[position + 5 : stop - 1])
-            elif kind in _EXTENDED:
-                origin.batch_open = True
-                if kind == m.EXECUTE:
-                    expected.append(e.EXECUTE)
-                elif kind == m.BIND:
-                    replacement = self._bind(origin, buffer, position, stop)
-                elif kind == m.PARSE:
-                    replacement = self._parse(origin, buffer, position, stop)
-                elif kind == m.DESCRIBE:
-                    replacement = self._describe(origin, buffer, position, stop)
-                else:
-                    replacement = self._close(origin, buffer, position, stop)
-            elif kind == m.SYNC:
-                if not origin.copying_in:
-                    origin.batch_open = origin.skipping = False
-                    expected.append(e.SYNC)
-            elif kind == m.COPY_DONE or kind == m.COPY_FAIL:
-                if origin.copying_in:
-                    origin.copying_in = False
-                else:
-                    expected.append(e.COPY_END)
-            elif kind == CONTINUATION:
-                if not self._passing:
+        start = position = messages[first][1]
+        passed = False
+        try:
+            for index in range(first, len(messages)):
+                kind, position, stop = messages[index]
+                replacement: bytes | None = None
+                if kind == CONTINUATION:
+                    if not self._passing:
+                        replacement = b""
+                elif origin.skipping and kind != m.SYNC and kind != m.TERMINATE:
                     replacement = b""
-            elif kind == m.FUNCTION_CALL:
-                expected.append(e.FUNCTION_CALL)
-                origin.dirty = True
-            elif kind == m.TERMINATE:
-                if start < position:
-                    pieces.append(buffer[start:position])
-                self._flush(origin, pieces)
-                self.close(now)
-                return
-            elif kind != m.COPY_DATA and kind != m.FLUSH:
-                self._flush(origin, pieces)
-                raise ClientProtocolError(f"invalid frontend message type {kind}")
-            if replacement is not None:
-                if start < position:
-                    pieces.append(buffer[start:position])
-                pieces.append(replacement)
-                start = stop
-        if start < end:
-            pieces.append(buffer[start:end])
-        self._passing = self.framer.remaining > 0 and not origin.skipping
-        self._flush(origin, pieces)
-        if not expected:
-            origin.settle(now)
+                elif kind == m.QUERY:
+                    replacement = self._query(origin, buffer, position, stop)
+                elif kind in _EXTENDED:
+                    if not origin.batch_open:
+                        if expected and any(entry.change for entry in expected):
+                            self._stalled = (chunk, index)
+                            self.state = ClientState.STALLED
+                            end = position
+                            break
+                        origin.batch_open = True
+                    if kind == m.EXECUTE:
+                        expected.append(e.EXECUTE)
+                    elif kind == m.BIND:
+                        replacement = self._bind(origin, buffer, position, stop)
+                    elif kind == m.PARSE:
+                        replacement = self._parse(origin, buffer, position, stop)
+                    elif kind == m.DESCRIBE:
+                        replacement = self._describe(origin, buffer, position, stop)
+                    else:
+                        replacement = self._close(origin, buffer, position, stop)
+                elif kind == m.SYNC:
+                    if not origin.copying_in:
+                        origin.batch_open = origin.skipping = False
+                        expected.append(e.SYNC)
+                elif kind == m.COPY_DONE or kind == m.COPY_FAIL:
+                    if origin.copying_in:
+                        origin.copying_in = False
+                    elif expected:
+                        expected.append(e.COPY_END)
+                elif kind == m.FUNCTION_CALL:
+                    expected.append(e.FUNCTION_CALL)
+                    origin.dirty = True
+                elif kind == m.TERMINATE:
+                    self._flush(origin, pieces, buffer[start:position])
+                    self.close(now)
+                    return
+                elif kind != m.COPY_DATA and kind != m.FLUSH:
+                    raise ClientProtocolError(f"invalid frontend message type {kind}")
+                if replacement is not None:
+                    if start < position:
+                        pieces.append(buffer[start:position])
+                    pieces.append(replacement)
+                    start = stop
+                passed = replacement != b""
+        except ClientProtocolError:
+            # What came before it was fine, and PostgreSQL would have run it.
+            self._flush(origin, pieces, buffer[start:position])
+            raise
+        self._flush(origin, pieces, buffer[start:end])
+        if self.state is ClientState.LINKED:
+            # What is stalled is decided when it goes on.
+            self._passing = passed and self.framer.remaining > 0
+            if not expected:
+                origin.settle(now)
 
-    def _flush(self, origin: OriginSession, pieces: list[bytes]) -> None:
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        if data:
-            self.effects.append(SendToOrigin(origin, data))
+    def _flush(self, origin: OriginSession, pieces: list[bytes], rest: bytes) -> None:
+        if pieces:
+            pieces.append(rest)
+            rest = b"".join(pieces)
+        if rest:
+            self.effects.append(SendToOrigin(origin, rest))
+
+    def _query(
+        self, origin: OriginSession, buffer: bytes, position: int, stop: int
+    ) -> bytes | None:
+        text = buffer[position + 5 : stop - 1]
+        change: Change | None = Unnamed(self, origin) if origin.batch_open else None
+        # PostgreSQL, "Simple Query": it ends the unnamed statement.
+        self.unnamed = origin.unnamed = None
+        origin.batch_open = False
+        if not changes_session(text):
+            origin.expected.append(Expected(m.QUERY, change=change) if change else e.QUERY)
+            return None
+        origin.dirty = True
+        forgets = _FORGETS.search(text)
+        name = _deallocated_name(text) if forgets else b""
+        if name not in self.statements or change is not None:
+            if forgets:
+                change = change or Forgetting()
+            origin.expected.append(Expected(m.QUERY, change=change) if change else e.QUERY)
+            return None
+        # DEALLOCATE of a statement that only the client knows by this name: the origin says what
+        # there is to say if it has one of that name, for as long as the Query runs.
+        change = ClientClose(self, name, self.statements.pop(name))
+        origin.expected.extend((e.SKIPPED_CLOSE, e.SKIPPED_PARSE))
+        origin.expected.append(Expected(m.QUERY, change=change))
+        origin.expected.extend((e.SKIPPED_CLOSE, e.SKIPPED_SYNC))
+        close = m.close_statement(name)
+        return close + m.parse(name, b"") + buffer[position:stop] + close + m.SYNC_MESSAGE
 
     def _process_unlinked(self, chunk: Chunk, first: int, now: float) -> int:
         """Handle what needs no link; the index of the first message that has one now, or -1."""
         self._passing = False
         for index in range(first, len(chunk.messages)):
-            kind, position, _ = chunk.messages[index]
+            kind = chunk.messages[index][0]
             if self._failing:
                 if kind in (m.SYNC, m.QUERY, m.FUNCTION_CALL):
                     self._failing = False
@@ -411,23 +475,27 @@ class ClientSession:
             raise ClientProtocolError("invalid message format: Parse")
         name = buffer[position + 5 : name_end]
         text = buffer[name_end + 1 : text_end]
-        if not origin.dirty:
-            origin.dirty = changes_session(text)
-        statement = self.pool.registry.get(text, types)
+        statement = self.pool.registry.get(text, types, self.settings)
         if not name:
-            origin.expected.append(Expected(m.PARSE, change=UnnamedParse(self, origin)))
+            origin.expected.append(Expected(m.PARSE, change=Unnamed(self, origin)))
             self.unnamed = origin.unnamed = statement
             return None
         if name in self.statements:
             return self._parse_again(origin, name, buffer[position:stop])
         self.statements[name] = statement
-        if statement in origin.statements and (
-            origin.status != m.FAILED_TRANSACTION or _ends_transaction(text)
+        if statement not in origin.statements:
+            return origin.prepare(statement, self, name)
+        if (origin.status == m.FAILED_TRANSACTION and not _ends_transaction(text)) or any(
+            entry.kind in e.ENDS_IN_READY for entry in origin.expected
         ):
-            origin.statements.move_to_end(statement)
-            self._fake(origin, m.PARSE, m.PARSE_COMPLETE_MESSAGE, ClientParse(self, name))
-            return b""
-        return origin.prepare(statement, self, name)
+            # Whether the transaction is a failed one (25P02) only the origin can say.
+            del origin.statements[statement]
+            origin.expected.append(Expected(m.CLOSE, Action.SKIP, change=Eviction(statement)))
+            again = origin.prepare(statement, self, name)
+            return m.close_statement(statement.server_name) + again
+        origin.statements.move_to_end(statement)
+        self._fake(origin, m.PARSE, m.PARSE_COMPLETE_MESSAGE, ClientParse(self, name))
+        return b""
 
     def _parse_again(self, origin: OriginSession, name: bytes, message: bytes) -> bytes:
         """A name that exists: the origin itself raises the error, in its place and in its words.
@@ -448,7 +516,9 @@ class ClientSession:
         name = buffer[portal_end + 1 : name_end]
         before = self._have(origin, name)
         origin.expected.append(e.BIND)
-        statement = self.statements.get(name)
+        statement = self.statements.get(name) if name else self.unnamed
+        if statement is not None and statement.changes_session:
+            origin.dirty = True
         if not name or statement is None:
             return before + buffer[position:stop] if before else None
         body_length = stop - position - 1 + len(statement.server_name) - len(name)
@@ -504,8 +574,7 @@ class ClientSession:
             origin.expected.append(e.CLOSE)
             return None
         if not name:
-            change = ClientClose(self, name, self.unnamed)
-            origin.expected.append(Expected(m.CLOSE, change=change))
+            origin.expected.append(Expected(m.CLOSE, change=Unnamed(self, origin)))
             self.unnamed = origin.unnamed = None
             return None
         statement = self.statements.pop(name, None)
@@ -530,6 +599,15 @@ def _object(buffer: bytes, position: int, stop: int) -> tuple[bool, bytes]:
     if name_end < 0 or what not in (b"P", b"S"):
         raise ClientProtocolError(f"invalid message format: {chr(buffer[position])!r}")
     return what == b"P", buffer[position + 6 : name_end]
+
+
+def _deallocated_name(text: bytes) -> bytes:
+    """The name in ``DEALLOCATE [PREPARE] name``; nothing for any other text."""
+    found = _DEALLOCATE.match(text)
+    if found is None:
+        return b""
+    quoted, plain = found.groups()
+    return quoted.replace(b'""', b'"') if quoted is not None else plain.lower()
 
 
 def _ends_transaction(text: bytes) -> bool:

@@ -11,7 +11,7 @@ from ...protocol.startup import CancelRequest
 from ..settings import Settings
 from .client_session import ClientSession, ClientState
 from .client_startup import Doorkeeper
-from .effects import CloseClient, Effect
+from .effects import AbortOrigin, CloseClient, Effect
 from .origin_session import OriginSession, OriginState
 from .origin_startup import ConnectFailure
 from .pool import Pool
@@ -90,6 +90,9 @@ class Core:
     def origin_connected(self, origin: OriginSession, address: Address, *, encrypted: bool) -> None:
         if origin.state is OriginState.CONNECTING:
             origin.connected(address, encrypted=encrypted)
+        else:
+            # It took too long; nobody waits for it any more.
+            self.effects.append(AbortOrigin(origin))
 
     def origin_connect_failed(
         self, origin: OriginSession, failure: ConnectFailure, now: float
@@ -108,10 +111,9 @@ class Core:
                 self.pool.connect_failed(origin, failure, now)
                 return
             client, origin.client = origin.client, None
-            mid_message = origin.framer.remaining > 0
             origin.abort(now)
             if client is not None:
-                client.origin_lost(None if mid_message else failure, now)
+                client.origin_lost(None if origin.mid_message else failure, now)
 
     def origin_lost(self, origin: OriginSession, now: float) -> None:
         self.pool.lost(origin, now)

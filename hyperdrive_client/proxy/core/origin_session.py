@@ -16,7 +16,7 @@ from .effects import AbortOrigin, CancelOrigin, CloseOrigin, SendToClient, SendT
 from .expected import Action, Expected
 from .origin_startup import OriginStartup
 from .session_variables import APPLICATION_NAME, Settings, replay
-from .statements import Eviction, NamedParse, Statement, UnnamedParse
+from .statements import Eviction, NamedParse, Statement, Unnamed
 
 if TYPE_CHECKING:
     from .client_session import ClientSession
@@ -61,9 +61,12 @@ _CONTENT = frozenset(
         m.COPY_DONE,
         m.COPY_OUT_RESPONSE,
         m.FUNCTION_CALL_RESPONSE,
+        m.NOTICE_RESPONSE,
+        m.NOTIFICATION_RESPONSE,
         m.PARAMETER_DESCRIPTION,
     )
 )
+_STATUSES = bytes((m.IDLE, m.IN_TRANSACTION, m.FAILED_TRANSACTION))
 _FORGETS_STATEMENTS = (b"DEALLOCATE ALL", b"DISCARD ALL")
 
 
@@ -101,6 +104,8 @@ class OriginSession:
         """Body of the error that a request of ours met."""
         self.fatal = False
         """The origin has said why it is about to close."""
+        self.mid_message = False
+        """What was passed on to the client ends within a message."""
 
     def __repr__(self) -> str:
         return f"<OriginSession {self.state.value} pid={self.process_id}>"
@@ -158,10 +163,10 @@ class OriginSession:
     def prepare_unnamed(self, statement: Statement | None) -> bytes:
         """Make ``statement`` the unnamed one here; ``None``: see to it that there is none."""
         if statement is None:
-            self.expected.append(Expected(m.CLOSE, Action.SKIP, change=UnnamedParse(None, self)))
+            self.expected.append(Expected(m.CLOSE, Action.SKIP, change=Unnamed(None, self)))
             self.unnamed = None
             return m.close_statement(b"")
-        self.expected.append(Expected(m.PARSE, Action.SKIP, change=UnnamedParse(None, self)))
+        self.expected.append(Expected(m.PARSE, Action.SKIP, change=Unnamed(None, self)))
         self.unnamed = statement
         return m.parse(b"", statement.text, statement.parameter_types)
 
@@ -174,9 +179,11 @@ class OriginSession:
             messages, count = replay(settings)
             self.expected.append(e.SKIPPED_PARSE)
             self.expected.extend((e.SKIPPED_BIND, e.SKIPPED_EXECUTE) * count)
+            # Our statement must not be there for a client to bind.
+            self.expected.append(e.SKIPPED_CLOSE)
             self.expected.append(e.SKIPPED_SYNC)
             self.unnamed = None
-            self.send(messages + m.SYNC_MESSAGE)
+            self.send(messages + m.close_statement(b"") + m.SYNC_MESSAGE)
 
     def _discard_all(self) -> None:
         self.expected.append(e.SKIPPED_QUERY)
@@ -222,6 +229,7 @@ class OriginSession:
         if (
             self.copying_in
             or self.batch_open
+            or self.skipping
             or (client is not None and client.sends_partial_message)
         ):
             # Without the client's own end, PostgreSQL would not commit this: neither do we.
@@ -239,14 +247,11 @@ class OriginSession:
 
         Called at each ReadyForQuery, and whenever one of the other reasons to wait is gone.
         """
-        expected = self.expected
-        while expected and expected[0] is e.COPY_END:
-            expected.popleft()
-        if expected or self.cancels:
+        if self.expected or self.cancels:
             return
         state = self.state
         if state is OriginState.LINKED:
-            if self.status == m.IDLE and not self.batch_open:
+            if self.status == m.IDLE and not self.batch_open and not self.skipping:
                 client = self.client
                 assert client is not None
                 if client.sends_partial_message:
@@ -285,15 +290,17 @@ class OriginSession:
         start = last = 0
         ready = False
         for kind, position, stop in messages:
-            while expected and expected[0] is e.COPY_END:
-                expected.popleft()
             head = expected[0] if expected else None
             completes = _COMPLETES.get(kind)
             skip = head is not None and head.action is Action.SKIP
             if completes is not None:
                 if head is None:
                     raise self._unexpected(kind)
-                if kind == m.COMMAND_COMPLETE and buffer[position + 5] == 68:
+                if (
+                    kind == m.COMMAND_COMPLETE
+                    and not skip
+                    and buffer[position + 5 : stop][:1] == b"D"
+                ):
                     self._completed(buffer[position + 5 : stop])
                 if head.kind == completes:
                     expected.popleft()
@@ -308,23 +315,31 @@ class OriginSession:
                 elif head.kind != m.QUERY:
                     raise self._unexpected(kind)
             elif kind == m.READY_FOR_QUERY:
-                if head is None or head.kind not in e.ENDS_IN_READY:
+                if (
+                    head is None
+                    or head.kind not in e.ENDS_IN_READY
+                    or stop != position + 6
+                    or buffer[position + 5] not in _STATUSES
+                ):
                     raise self._unexpected(kind)
                 expected.popleft()
                 self.status = buffer[position + 5]
-                while expected and expected[0] is e.COPY_END:
-                    expected.popleft()
                 ready = True
             elif kind == m.ERROR_RESPONSE:
+                if self.state is OriginState.IDLE:
+                    # It says why it is about to close; nobody is to be linked to it now.
+                    self.abort(now)
+                    return
                 skip = self._error(head, buffer[position + 5 : stop])
             elif kind == m.PARAMETER_STATUS:
                 skip = self._parameter_status(buffer[position + 5 : stop]) or skip
             elif kind == m.COPY_IN_RESPONSE:
+                if self.state is not OriginState.LINKED:
+                    # Nobody is there to send what is to be copied.
+                    self.abort(now)
+                    return
                 self._copy_in()
-            elif kind not in _CONTENT and kind not in (
-                m.NOTICE_RESPONSE,
-                m.NOTIFICATION_RESPONSE,
-            ):
+            elif kind not in _CONTENT:
                 raise self._unexpected(kind)
             if skip:
                 if start < last:
@@ -345,6 +360,11 @@ class OriginSession:
                 self.pool.effects.append(
                     SendToClient(client, pieces[0] if len(pieces) == 1 else b"".join(pieces))
                 )
+        self.mid_message = self.framer.remaining > 0
+        if self.framer.failure is not None:
+            raise self.framer.failure
+        if client is not None and (ready or self.skipping):
+            client.answered(now)
         if ready:
             self.settle(now)
 
@@ -366,9 +386,14 @@ class OriginSession:
         """Whether the error is ours alone."""
         if b"VFATAL\x00" in body or b"VPANIC\x00" in body:
             self.fatal = True
+        elif b"C0A000\x00" in body:
+            # "cached plan must not change result type": statements here are of no more use.
+            self.dirty = True
         if head is None:
             return False
         if head.kind in e.ENDS_IN_READY:
+            if head.change is not None:
+                head.change.undo(self, failed=True)
             if head.action is Action.SKIP:
                 self.failure = body
                 return True

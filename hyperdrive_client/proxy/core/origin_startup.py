@@ -115,7 +115,7 @@ class OriginStartup:
             name, _, rest = body.partition(b"\x00")
             if name != b"application_name":
                 self.reported[name] = rest[:-1]
-        elif kind == m.BACKEND_KEY_DATA:
+        elif kind == m.BACKEND_KEY_DATA and len(body) > 4:
             self.process_id = m.INT32.unpack_from(body)[0]
             self.secret_key = body[4:]
         elif kind == m.READY_FOR_QUERY:

@@ -80,7 +80,7 @@ class Pool:
         self.last_failure = failure
         self._retry_at = now + self._retry_after * random.uniform(0.5, 1.0)
         self._retry_after = min(2 * self._retry_after, LAST_RETRY)
-        if self._in_use():
+        if self._in_use() or self._coming():
             return
         if not (failure.transient and known):
             self._fail_waiting(failure, now)
@@ -96,10 +96,9 @@ class Pool:
             self.connect_failed(origin, failure, now)
             return
         client, origin.client = origin.client, None
-        mid_message = origin.framer.remaining > 0
         self._end(origin)
         if client is not None:
-            client.origin_lost(None if origin.fatal or mid_message else LOST, now)
+            client.origin_lost(None if origin.fatal or origin.mid_message else LOST, now)
         self._grow(now)
 
     def _end(self, origin: OriginSession) -> None:
@@ -110,6 +109,13 @@ class Pool:
         """Whether an origin connection exists that will come free."""
         return any(
             origin.state not in (OriginState.CONNECTING, OriginState.STARTING, OriginState.CLOSING)
+            for origin in self.origins
+        )
+
+    def _coming(self) -> int:
+        """How many connections are being opened."""
+        return sum(
+            origin.state in (OriginState.CONNECTING, OriginState.STARTING)
             for origin in self.origins
         )
 
@@ -184,15 +190,11 @@ class Pool:
         """Open as many connections as there are clients that none is on its way to."""
         if self.closing or now < self._retry_at:
             return
-        coming = sum(
-            origin.state in (OriginState.CONNECTING, OriginState.STARTING)
-            for origin in self.origins
-        )
         # While the origin can't be reached, one attempt at a time is enough to find out.
         wanted = 1 if self.last_failure is not None else len(self.waiting)
         wanted = min(wanted, len(self.waiting))
         room = self.settings.limits.origin_connection_limit - len(self.origins)
-        for _ in range(min(wanted - coming, room)):
+        for _ in range(min(wanted - self._coming(), room)):
             origin = OriginSession(self, now)
             self.origins.add(origin)
             self.effects.append(ConnectOrigin(origin))

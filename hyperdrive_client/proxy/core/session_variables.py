@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import utf_8_decode
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,31 +23,38 @@ Settings = tuple[tuple[bytes, bytes], ...]
 
 
 def startup_settings(parameters: Mapping[bytes, bytes]) -> Settings:
-    """The settings in a StartupMessage, those of ``options`` first, as in PostgreSQL.
+    """The settings in a StartupMessage.
 
     ``ClientProtocolError`` for a switch in ``options`` or a name that can't be a setting.
     """
-    settings: dict[bytes, bytes] = {}
-    asked = option_settings(parameters.get(b"options", b""))
-    asked.update((name, value) for name, value in parameters.items() if name not in _NOT_SETTINGS)
-    for name, value in asked.items():
+    asked = _asked(parameters)
+    asked.pop(APPLICATION_NAME, None)
+    for name in asked:
         if not _SETTING_NAME.match(name):
             raise ClientProtocolError(
                 f"invalid configuration parameter name {name.decode('utf-8', 'replace')!r}",
                 sqlstate="42602",
             )
-        if name.lower() != APPLICATION_NAME:
-            settings[name.lower()] = value
-    return tuple(sorted(settings.items()))
+    return tuple(sorted(asked.items()))
 
 
 def application_name(parameters: Mapping[bytes, bytes]) -> bytes:
     """What the client calls itself, as PostgreSQL would report it back."""
-    name = parameters.get(APPLICATION_NAME)
-    if name is None:
-        name = option_settings(parameters.get(b"options", b"")).get(APPLICATION_NAME, b"")
-    # check_application_name: anything but printable ASCII is escaped; names end at 63 bytes.
-    return re.sub(rb"[^ -~]", lambda byte: b"\\x%02x" % byte[0][0], name)[:63]
+    name = _asked(parameters).get(APPLICATION_NAME, b"")
+    if len(name) > 63:
+        # truncate_identifier: the last character is left out if it does not fit.
+        name = name[: utf_8_decode(name[:63], "replace", False)[1]]
+    # check_application_name: anything but printable ASCII is escaped.
+    return re.sub(rb"[^ -~]", lambda byte: b"\\x%02x" % byte[0][0], name)
+
+
+def _asked(parameters: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """By name in lower case; PostgreSQL takes those of ``options`` first."""
+    asked = option_settings(parameters.get(b"options", b""))
+    for name, value in parameters.items():
+        if name not in _NOT_SETTINGS:
+            asked[name.lower()] = value
+    return asked
 
 
 @dataclass(frozen=True, slots=True)

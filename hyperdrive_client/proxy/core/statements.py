@@ -8,47 +8,53 @@ which is taken back if the origin did not run it.
 
 from __future__ import annotations
 
+import secrets
 from collections import OrderedDict
 from typing import TYPE_CHECKING
+
+from ...sql.session_effects import changes_session
+from .session_variables import Settings
 
 if TYPE_CHECKING:
     from .client_session import ClientSession
     from .origin_session import OriginSession
 
-SERVER_NAME_PREFIX = b"hyperdrive_"
-
 
 class Statement:
     """A text with its parameter types, as they stand in a Parse message."""
 
-    __slots__ = ("parameter_types", "server_name", "text")
+    __slots__ = ("changes_session", "parameter_types", "server_name", "text")
 
     def __init__(self, text: bytes, parameter_types: bytes, server_name: bytes) -> None:
         self.text = text
         self.parameter_types = parameter_types
         self.server_name = server_name
+        self.changes_session = changes_session(text)
 
 
 class StatementRegistry:
-    """One :class:`Statement` per text and parameter types; the least recently used are forgotten.
+    """One :class:`Statement` per text, parameter types and settings in force when it is parsed.
 
+    The least recently used are forgotten.
     A forgotten one stays valid where it is still referred to; a new client with the same text
     merely gets a server statement of its own.
     """
 
     def __init__(self, size: int = 10_000) -> None:
         self._size = size
-        self._statements: OrderedDict[tuple[bytes, bytes], Statement] = OrderedDict()
+        self._statements: OrderedDict[tuple[bytes, bytes, Settings], Statement] = OrderedDict()
         self._count = 0
+        # Not to be guessed: a name that a client does not have is passed on as it is.
+        self._prefix = b"hyperdrive_" + secrets.token_hex(8).encode() + b"_"
 
-    def get(self, text: bytes, parameter_types: bytes) -> Statement:
-        key = (text, parameter_types)
+    def get(self, text: bytes, parameter_types: bytes, settings: Settings) -> Statement:
+        key = (text, parameter_types, settings)
         statement = self._statements.get(key)
         if statement is not None:
             self._statements.move_to_end(key)
             return statement
         self._count += 1
-        name = SERVER_NAME_PREFIX + str(self._count).encode()
+        name = self._prefix + str(self._count).encode()
         statement = self._statements[key] = Statement(text, parameter_types, name)
         if len(self._statements) > self._size:
             self._statements.popitem(last=False)
@@ -65,8 +71,8 @@ class Change:
         raise NotImplementedError
 
 
-class UnnamedParse(Change):
-    """A Parse of the unnamed statement."""
+class Unnamed(Change):
+    """Whatever replaces or ends the unnamed statement."""
 
     __slots__ = ("_at_client", "_at_origin", "_client")
 
@@ -112,25 +118,21 @@ class ClientParse(Change):
 
 
 class ClientClose(Change):
-    """A client's Close of a statement of its own."""
+    """A client's Close of a named statement of its own."""
 
     __slots__ = ("_client", "_name", "_statement")
 
-    def __init__(self, client: ClientSession, name: bytes, statement: Statement | None) -> None:
+    def __init__(self, client: ClientSession, name: bytes, statement: Statement) -> None:
         self._client = client
         self._name = name
         self._statement = statement
 
     def undo(self, origin: OriginSession, *, failed: bool) -> None:
-        if self._name:
-            if self._statement is not None:
-                self._client.statements[self._name] = self._statement
-        else:
-            self._client.unnamed = origin.unnamed = self._statement
+        self._client.statements[self._name] = self._statement
 
 
 class Eviction(Change):
-    """A Close of ours that makes room at the origin."""
+    """A Close of ours."""
 
     __slots__ = ("_statement",)
 
@@ -139,3 +141,12 @@ class Eviction(Change):
 
     def undo(self, origin: OriginSession, *, failed: bool) -> None:
         origin.statements[self._statement] = None
+
+
+class Forgetting(Change):
+    """DEALLOCATE or DISCARD: what follows must know what came of it."""
+
+    __slots__ = ()
+
+    def undo(self, origin: OriginSession, *, failed: bool) -> None:
+        """The books are cleared only when the origin says that it was done."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, cast
 
 from ...bindings.connection_string import Address
 from ...protocol import messages as m
@@ -24,7 +24,13 @@ from ..core.effects import (
     SendToOrigin,
 )
 from ..core.origin_session import OriginSession
-from .transports import CORE_HAS_ENOUGH, PEER_IS_BLOCKED, ClientConnection, OriginConnection
+from .transports import (
+    CORE_HAS_ENOUGH,
+    PEER_IS_BLOCKED,
+    ClientConnection,
+    Connection,
+    OriginConnection,
+)
 from .upstream import OriginUnreachableError, open_address, open_origin
 
 logger = logging.getLogger(__name__)
@@ -33,6 +39,8 @@ TICK_SECONDS = 0.1
 # A client that does not read its last words does not get to keep its socket.
 LAST_WORDS_SECONDS = 5.0
 CANCEL_TIMEOUT_SECONDS = 5.0
+# How long clients may take to read their last words when the proxy ends.
+CLOSE_SECONDS = 0.5
 
 
 class Network:
@@ -42,7 +50,7 @@ class Network:
         self.core = core
         self.loop = loop
         self.now = loop.time
-        self.clients: set[ClientConnection] = set()
+        self.connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._performing = False
         self._ticking = loop.call_later(TICK_SECONDS, self._tick)
@@ -91,11 +99,24 @@ class Network:
         finally:
             self._performing = False
 
-    def close(self) -> None:
-        """No more timers and tasks."""
+    async def close(self) -> None:
+        """Close what is open, last words first, and wait until it is."""
         self._ticking.cancel()
         for task in self._tasks:
             task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._all_closed()
+        except TimeoutError:
+            for connection in self.connections:
+                connection.transport.abort()
+            await self._all_closed()
+
+    async def _all_closed(self) -> None:
+        while self.connections:  # noqa: ASYNC110 - once in a proxy's life
+            await asyncio.sleep(0.001)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = self.loop.create_task(work)
@@ -118,7 +139,8 @@ class Network:
         try:
             await open_origin(self.core.settings.origin, factory)
         except OriginUnreachableError as error:
-            logger.warning("%s", error.failure.text)
+            if error.failure != self.core.pool.last_failure:
+                logger.warning("%s", error.failure.text)
             self.core.origin_connect_failed(origin, error.failure, self.now())
             self.perform()
 
@@ -153,8 +175,8 @@ class _Canceller(asyncio.Protocol):
         self._done = done
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        transport.write(m.INT32.pack(len(self._request) + 4) + self._request)
+        writer = cast("asyncio.WriteTransport", transport)
+        writer.write(m.INT32.pack(len(self._request) + 4) + self._request)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._done.done():

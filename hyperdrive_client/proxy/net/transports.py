@@ -35,6 +35,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+        self.network.connections.add(self)
         self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family != socket.AF_UNIX:
@@ -74,7 +75,6 @@ class ClientConnection(Connection):
         super().connection_made(transport)
         self.session = self.network.core.client_connected(self.network.now())
         self.session.handle = self
-        self.network.clients.add(self)
 
     def data_received(self, data: bytes) -> None:
         network = self.network
@@ -83,7 +83,7 @@ class ClientConnection(Connection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         origin = self.session.origin
-        self.network.clients.discard(self)
+        self.network.connections.discard(self)
         self.session.lost(self.network.now())
         if origin is not None and origin.handle is not None:
             # Nobody reads the answers now; they must be read to be done with.
@@ -132,6 +132,7 @@ class OriginConnection(Connection):
             self.hold(PEER_IS_BLOCKED)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.network.connections.discard(self)
         self.network.core.origin_lost(self.session, self.network.now())
         self.network.perform()
 
