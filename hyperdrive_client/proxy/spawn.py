@@ -81,6 +81,11 @@ class ProcessProxy:
             raise
 
     @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._child.pid
+
+    @property
     def is_running(self) -> bool:
         return self._child.poll() is None
 
