@@ -23,7 +23,8 @@ from .statements import (
     ClientClose,
     ClientParse,
     Eviction,
-    Forgetting,
+    ForgetAll,
+    MayForget,
     Statement,
     Unnamed,
 )
@@ -60,10 +61,14 @@ SHUTTING_DOWN = m.error_response(
 _CANCELLED = ConnectFailure("57014", "canceling statement due to user request", False)
 
 _EXTENDED = frozenset((m.PARSE, m.BIND, m.DESCRIBE, m.EXECUTE, m.CLOSE))
-_NEEDS_LINK = _EXTENDED | {m.QUERY, m.FUNCTION_CALL}
+_BEGINS_BATCH = _EXTENDED | {m.QUERY}
+_NEEDS_LINK = _BEGINS_BATCH | {m.FUNCTION_CALL}
 # Sent late after a failed COPY, PostgreSQL ignores these, and Flush when there is nothing.
 _IGNORED_UNLINKED = frozenset((CONTINUATION, m.COPY_DATA, m.COPY_DONE, m.COPY_FAIL, m.FLUSH))
 _FORGETS = re.compile(rb"\b(?:deallocate|discard)\b", re.IGNORECASE)
+_FORGETS_ALL = re.compile(
+    rb"\s*(?:deallocate\s+(?:prepare\s+)?all|discard\s+all)\s*;?\s*\Z", re.IGNORECASE
+)
 _DEALLOCATE = re.compile(
     rb"""\s*deallocate\s+(?:prepare\s+)?(?:"((?:[^"]|"")+)"|(?!all\b)([\w$]+))\s*;?\s*\Z""",
     re.IGNORECASE,
@@ -95,6 +100,8 @@ class ClientSession:
         self.unnamed: Statement | None = None
         self._passing = False
         """The message that is being received in parts goes to the origin."""
+        self._forgets = False
+        """What was bound last is DEALLOCATE ALL or DISCARD ALL."""
         self._failing = False
         """Everything up to the next Sync is ignored, as after an error."""
         self._stalled: tuple[Chunk, int] | None = None
@@ -243,8 +250,8 @@ class ClientSession:
             self.shut_down(now)
 
     def answered(self, now: float) -> None:
-        """A ReadyForQuery came: what depended on it can go on."""
-        if self.state is ClientState.STALLED:
+        """Answers came: what depended on them can go on."""
+        if self.state is ClientState.STALLED and self.origin and not self.origin.blocks():
             self.state = ClientState.LINKED
             self._resume(now)
 
@@ -341,18 +348,17 @@ class ClientSession:
                         replacement = b""
                 elif origin.skipping and kind != m.SYNC and kind != m.TERMINATE:
                     replacement = b""
+                elif kind in _BEGINS_BATCH and not origin.batch_open and origin.blocks():
+                    self._stalled = (chunk, index)
+                    self.state = ClientState.STALLED
+                    end = position
+                    break
                 elif kind == m.QUERY:
                     replacement = self._query(origin, buffer, position, stop)
                 elif kind in _EXTENDED:
-                    if not origin.batch_open:
-                        if expected and any(entry.change for entry in expected):
-                            self._stalled = (chunk, index)
-                            self.state = ClientState.STALLED
-                            end = position
-                            break
-                        origin.batch_open = True
+                    origin.batch_open = True
                     if kind == m.EXECUTE:
-                        expected.append(e.EXECUTE)
+                        expected.append(self._execute(origin))
                     elif kind == m.BIND:
                         replacement = self._bind(origin, buffer, position, stop)
                     elif kind == m.PARSE:
@@ -418,8 +424,9 @@ class ClientSession:
         forgets = _FORGETS.search(text)
         name = _deallocated_name(text) if forgets else b""
         if name not in self.statements or change is not None:
-            if forgets:
-                change = change or Forgetting()
+            if forgets and change is None:
+                all_of_them = _FORGETS_ALL.match(text)
+                change = ForgetAll(self, origin) if all_of_them else MayForget()
             origin.expected.append(Expected(m.QUERY, change=change) if change else e.QUERY)
             return None
         # DEALLOCATE of a statement that only the client knows by this name: the origin says what
@@ -517,8 +524,10 @@ class ClientSession:
         before = self._have(origin, name)
         origin.expected.append(e.BIND)
         statement = self.statements.get(name) if name else self.unnamed
+        self._forgets = False
         if statement is not None and statement.changes_session:
             origin.dirty = True
+            self._forgets = _FORGETS_ALL.match(statement.text) is not None
         if not name or statement is None:
             return before + buffer[position:stop] if before else None
         body_length = stop - position - 1 + len(statement.server_name) - len(name)
@@ -533,6 +542,9 @@ class ClientSession:
                 buffer[name_end:stop],
             )
         )
+
+    def _execute(self, origin: OriginSession) -> Expected:
+        return Expected(m.EXECUTE, change=ForgetAll(self, origin)) if self._forgets else e.EXECUTE
 
     def _describe(
         self, origin: OriginSession, buffer: bytes, position: int, stop: int

@@ -16,7 +16,7 @@ from .effects import AbortOrigin, CancelOrigin, CloseOrigin, SendToClient, SendT
 from .expected import Action, Expected
 from .origin_startup import OriginStartup
 from .session_variables import APPLICATION_NAME, Settings, replay
-from .statements import Eviction, NamedParse, Statement, Unnamed
+from .statements import Eviction, ForgetAll, NamedParse, Statement, Unnamed
 
 if TYPE_CHECKING:
     from .client_session import ClientSession
@@ -301,7 +301,7 @@ class OriginSession:
                     and not skip
                     and buffer[position + 5 : stop][:1] == b"D"
                 ):
-                    self._completed(buffer[position + 5 : stop])
+                    self._completed(head, buffer[position + 5 : stop])
                 if head.kind == completes:
                     expected.popleft()
                     if expected and expected[0].action is Action.FAKE:
@@ -363,10 +363,19 @@ class OriginSession:
         self.mid_message = self.framer.remaining > 0
         if self.framer.failure is not None:
             raise self.framer.failure
-        if client is not None and (ready or self.skipping):
+        if client is not None:
             client.answered(now)
         if ready:
             self.settle(now)
+
+    def blocks(self) -> bool:
+        """Whether an earlier batch, complete but not answered, may still change the books."""
+        changes = False
+        for entry in self.expected:
+            changes = changes or entry.change is not None
+            if changes and entry.kind in e.ENDS_IN_READY:
+                return True
+        return False
 
     def _fakes(self) -> bytes:
         """The answers of ours that are due now."""
@@ -376,8 +385,8 @@ class OriginSession:
             parts.append(expected.popleft().data)
         return b"".join(parts)
 
-    def _completed(self, body: bytes) -> None:
-        if m.command_tag(body) in _FORGETS_STATEMENTS:
+    def _completed(self, head: Expected, body: bytes) -> None:
+        if m.command_tag(body) in _FORGETS_STATEMENTS and not isinstance(head.change, ForgetAll):
             self.statements.clear()
             if self.client is not None:
                 self.client.statements.clear()
@@ -437,7 +446,7 @@ class OriginSession:
         expected.extend(kept)
         if until is not None:
             expected.extend(ahead[until + 1 :])
-        else:
+        if not any(entry.kind == m.SYNC for entry in expected):
             # The Sync that ends this batch is still to come.
             self.batch_open = any(entry.kind != m.QUERY for entry in kept)
 

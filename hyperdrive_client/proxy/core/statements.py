@@ -143,10 +143,27 @@ class Eviction(Change):
         origin.statements[self._statement] = None
 
 
-class Forgetting(Change):
-    """DEALLOCATE or DISCARD: what follows must know what came of it."""
+class ForgetAll(Change):
+    """DEALLOCATE ALL or DISCARD ALL by itself: the books are emptied when it is sent."""
+
+    __slots__ = ("_at_client", "_at_origin", "_client")
+
+    def __init__(self, client: ClientSession, origin: OriginSession) -> None:
+        self._client = client
+        self._at_client = dict(client.statements)
+        self._at_origin = list(origin.statements)
+        client.statements.clear()
+        origin.statements.clear()
+
+    def undo(self, origin: OriginSession, *, failed: bool) -> None:
+        self._client.statements = self._at_client
+        origin.statements = OrderedDict.fromkeys(self._at_origin)
+
+
+class MayForget(Change):
+    """A text with DEALLOCATE or DISCARD in it: the origin's answer says what was done."""
 
     __slots__ = ()
 
     def undo(self, origin: OriginSession, *, failed: bool) -> None:
-        """The books are cleared only when the origin says that it was done."""
+        """Nothing was noted."""
