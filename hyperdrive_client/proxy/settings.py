@@ -75,6 +75,15 @@ class Settings:
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
+        if self.origin.channel_binding == "require":
+            raise ConfigurationError(
+                "channel_binding=require is not supported for the proxy's own connections yet; "
+                "use sslmode=verify-full to know that the origin is the right one"
+            )
+        if self.origin.target_session_attrs == "prefer-standby":
+            raise ConfigurationError(
+                "target_session_attrs=prefer-standby is not supported; use standby or any"
+            )
         if self.auth not in ("scram", "trust"):
             raise ConfigurationError(f"auth is {self.auth!r}: expected 'scram' or 'trust'")
         if self.auth == "trust" and self.unix_socket is None and self.host not in LOOPBACK_HOSTS:

@@ -67,13 +67,19 @@ class ProcessProxy:
 
     def __init__(self, settings: Settings) -> None:
         self._owner = os.getpid()
-        self._child = subprocess.Popen(
-            [_python(), "-m", "hyperdrive_client.proxy.spawn"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            # Ctrl-C in a terminal is the application's to act on.
-            start_new_session=True,
-        )
+        try:
+            self._child = subprocess.Popen(
+                [_python(), "-m", "hyperdrive_client.proxy.spawn"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                # Ctrl-C in a terminal is the application's to act on.
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ProxyStartError(
+                f"the proxy process could not be started: {error}; HYPERDRIVE_PYTHON names the "
+                "interpreter to start, HYPERDRIVE_PROXY=off connects without a proxy"
+            ) from error
         try:
             self.settings = self._handshake(settings)
         except BaseException:

@@ -119,3 +119,24 @@ def test_the_first_address_that_answers_is_taken(start_proxy: StartProxy, origin
     proxy = start_proxy(replace(origin, addresses=(dead, *origin.addresses)))
     with proxy.connect() as client:
         assert client.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_target_session_attrs_chooses_among_addresses(
+    start_proxy: StartProxy, origin: Origin
+) -> None:
+    password = origin.password
+    with EmbeddedPostgres(
+        password=password, settings={"default_transaction_read_only": "on"}
+    ) as reader:
+        origin = replace(
+            origin,
+            database="postgres",
+            addresses=(Address("127.0.0.1", reader.port), *origin.addresses),
+        )
+        for wanted, answer in (("read-write", "off"), ("read-only", "on"), ("any", "on")):
+            proxy = start_proxy(replace(origin, target_session_attrs=wanted))  # type: ignore[arg-type]
+            with proxy.connect() as client:
+                assert client.execute("SHOW default_transaction_read_only").fetchone() == (answer,)
+            proxy.running.close()
+        with pytest.raises(psycopg.OperationalError, match="no server is standby"):
+            start_proxy(replace(origin, target_session_attrs="standby")).connect()

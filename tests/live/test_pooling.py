@@ -156,3 +156,22 @@ def test_idle_origin_connections_are_closed(start_proxy: StartProxy) -> None:
         while proxy.origin_connections():
             pass
         assert connection.execute("SELECT 2").fetchone() == (2,)
+
+
+def test_a_statement_that_takes_too_long_is_ended(start_proxy: StartProxy) -> None:
+    proxy = start_proxy(statement_timeout=0.2)
+    with (
+        proxy.connect(autocommit=True) as connection,
+        pytest.raises(psycopg.errors.QueryCanceled, match="statement timeout"),
+    ):
+        connection.execute("SELECT pg_sleep(60)")
+
+
+def test_notices_reach_the_client(
+    proxy: LiveProxy,
+) -> None:
+    with proxy.connect() as connection:
+        notices: list[str | None] = []
+        connection.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+        connection.execute("DO $$ BEGIN RAISE NOTICE 'look'; END $$")
+        assert notices == ["look"]

@@ -365,6 +365,10 @@ class OriginSession:
             raise self.framer.failure
         if client is not None:
             client.answered(now)
+        elif self.skipping:
+            # The Sync that would end this was never sent.
+            self.abort(now)
+            return
         if ready:
             self.settle(now)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...bindings.connection_string import Address, Origin, password_for
@@ -35,6 +36,22 @@ class ConnectFailure:
         return m.error_response(
             self.sqlstate, self.text, severity=severity, detail=self.detail, hint=self.hint
         )
+
+
+def _has_attributes(wanted: str, reported: Mapping[bytes, bytes]) -> bool:
+    """Whether a server is what ``target_session_attrs`` asks for; it says so from 14 on."""
+    standby = reported.get(b"in_hot_standby") == b"on"
+    read_only = standby or reported.get(b"default_transaction_read_only") == b"on"
+    match wanted:
+        case "read-write":
+            return not read_only
+        case "read-only":
+            return read_only
+        case "primary":
+            return not standby
+        case "standby":
+            return standby
+    return True
 
 
 def refused_by_origin(body: bytes) -> ConnectFailure:
@@ -120,6 +137,14 @@ class OriginStartup:
             self.secret_key = body[4:]
         elif kind == m.READY_FOR_QUERY:
             self.ready = True
+            wanted = self._settings.origin.target_session_attrs
+            if not _has_attributes(wanted, self.reported):
+                self.failure = ConnectFailure(
+                    "58000",
+                    f"Server connection attempt failed: no server is {wanted}",
+                    True,
+                    hint="target_session_attrs in the connection string asks for it.",
+                )
         else:
             raise OriginProtocolError(f"message type {chr(kind)!r} during start-up")
         return b""

@@ -45,6 +45,8 @@ class Pool:
         """Last in, first out: what is not needed stays idle and can be closed."""
         self.waiting: deque[ClientSession] = deque()
         self.registry = StatementRegistry()
+        self.first_address = 0
+        """Which of several addresses to try first; past the last, all have disappointed."""
         self.default_reported: Mapping[bytes, bytes] | None = None
         """What a new origin connection reports; ``None`` until one has been made."""
         self.last_failure: ConnectFailure | None = None
@@ -76,8 +78,16 @@ class Pool:
     def connect_failed(self, origin: OriginSession, failure: ConnectFailure, now: float) -> None:
         """An attempt came to nothing. The waiting are told at once where waiting can't help."""
         known = self.default_reported is not None
+        started_up = origin.startup is not None
         self._end(origin)
+        if started_up:
+            # It was reached, and another of the addresses may do better.
+            self.first_address += 1
+            if self.first_address < len(self.settings.origin.addresses):
+                self._grow(now)
+                return
         self.last_failure = failure
+        self.first_address %= len(self.settings.origin.addresses)
         self._retry_at = now + self._retry_after * random.uniform(0.5, 1.0)
         self._retry_after = min(2 * self._retry_after, LAST_RETRY)
         if self._in_use() or self._coming():

@@ -137,7 +137,7 @@ class Network:
             return OriginConnection(self, origin, address, encrypted=encrypted)
 
         try:
-            await open_origin(self.core.settings.origin, factory)
+            await open_origin(self.core.settings.origin, self.core.pool.first_address, factory)
         except OriginUnreachableError as error:
             if error.failure != self.core.pool.last_failure:
                 logger.warning("%s", error.failure.text)

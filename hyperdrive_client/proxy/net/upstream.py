@@ -31,13 +31,16 @@ class _TlsRefused(Exception):
     """The origin has no TLS, or the handshake failed; ``prefer`` goes on without."""
 
 
-async def open_origin(origin: Origin, factory: ProtocolFactory) -> None:
+async def open_origin(origin: Origin, first: int, factory: ProtocolFactory) -> None:
     """Connect to the first address that answers and hand it to ``factory(address, encrypted)``.
+
+    ``first`` is the index of the address to begin with; past the last it begins anew.
 
     ``OriginUnreachableError`` with the last address's reason if none does.
     """
     failure: OriginUnreachableError | None = None
-    for address in origin.addresses:
+    first %= len(origin.addresses)
+    for address in origin.addresses[first:] + origin.addresses[:first]:
         try:
             await _open_address(origin, address, factory)
             return
