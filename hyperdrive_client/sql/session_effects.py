@@ -32,9 +32,9 @@ _TOKENS = re.compile(
     re.VERBOSE,
 )
 # What the tokens above cannot tell apart: escapes, dollar quotes, nested comments, open quotes,
-# names in Unicode escapes, and what may be the second byte of a character in an encoding that only
+# names in Unicode escapes, and what may be the last byte of a character in an encoding that only
 # clients use (Big5, Shift JIS …); none has a quote there.
-_UNCLEAR = re.compile(rb"""[\\'\x00]|\$(?!\d)|/\*|\*/|&"|[\x80-\xff][:-@[-^`{-~]""")
+_UNCLEAR = re.compile(rb"""[\\'\x00]|\$(?!\d)|/\*|\*/|&"|[\x80-\xff][@[-^`{-~]""")
 
 # EXPLAIN is not here: with ANALYZE it runs EXECUTE, DECLARE or CREATE TABLE AS.
 _HARMLESS_FIRST_WORDS = frozenset(
@@ -53,7 +53,7 @@ _NAME = rb"""(?:[\w$\x80-\xff]++|")"""
 # alias, a common table expression, a type. Then the keywords that could be functions elsewhere.
 _NOT_A_CALL = re.compile(
     rb"""(?:\A|\()\s*(?:copy|(?:insert|merge)\s+into)\s+(?:NAME\s*\.\s*)?NAME(?:\s*\()?
-    | \bas\s+(?:not\s+materialized|NAME)\s*\( | \bwith\s+(?:recursive\s+)?NAME\s*\(
+    | \A\s*copy\s*\( | \bas\s+(?:not\s+materialized|NAME)\s*\( | \bwith\s+(?:recursive\s+)?NAME\s*\(
     | ::\s*(?:NAME\s*\.\s*)?NAME\s*\(
     | \bon\s+conflict\s*\([^()]*\)\s*do\b | \b(?:order|group|partition)\s+by\s*\(
     | \)\s*(?:over|filter)\s*\(
@@ -68,7 +68,7 @@ _CALL = re.compile(rb"""(?:(WORD|[^\w\s.])\s*+\.\s*+)?(WORD|")\s*+\(""".replace(
 
 # PostgreSQL, "SQL Key Words": none of these can be the name of a function.
 _KEYWORDS_BEFORE_PARENTHESIS = (
-    b"all and any array between case cast distinct else except exists from group grouping having"
+    b"all and any array as between case cast distinct else except exists from group grouping having"
     b" in intersect lateral limit not offset on only or returning row select some then union using"
     b" values when where with"
 )
@@ -123,7 +123,7 @@ _HARMLESS_CALLS = frozenset((_KEYWORDS_BEFORE_PARENTHESIS + b" " + _HARMLESS_FUN
 def changes_session(text: bytes) -> bool:
     """Whether ``text``, one Query or Parse, may change state that outlives its transaction.
 
-    ``text`` is in any encoding that PostgreSQL lets a client use.
+    ``text`` is in any encoding that PostgreSQL lets a client use, but JOHAB.
     """
     if len(text) > MAX_SCANNED_BYTES:
         return True

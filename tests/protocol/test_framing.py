@@ -25,7 +25,7 @@ from hyperdrive_client.protocol.framing import (
 
 Message = tuple[int, int, int]
 
-# Types of the small framer below: passed on from 5 and from 20 bytes on, with and without a listing.
+# Types of the small framer: passed on from 5 or 20 bytes on, or whole; with and without a listing.
 EARLY, LATE, QUIET, QUIET_WHOLE, WHOLE = b"elqwW"
 STREAMED = {EARLY: 5, LATE: 20, QUIET: 5}
 UNLISTED = frozenset((QUIET, QUIET_WHOLE))

@@ -1,0 +1,78 @@
+"""Connect, one query, close: with psycopg and SCRAM, straight to PostgreSQL and through the proxy.
+
+The two take turns. On one machine a round trip costs next to nothing, so this shows what PostgreSQL
+itself spends on a new connection; each millisecond between the client and the origin adds as many
+as there are round trips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import psycopg
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import contestants, process, report
+from benchmarks.contestants import Contestant
+
+WARM_UP = 5
+STEPS = ("connect", "query", "close", "all")
+
+
+def once(contestant: Contestant) -> list[float]:
+    """Milliseconds of each of ``STEPS``."""
+    times = [time.perf_counter()]
+    connection = psycopg.connect(contestant.connection_string, autocommit=True)
+    times.append(time.perf_counter())
+    connection.execute("SELECT 1").fetchone()
+    times.append(time.perf_counter())
+    connection.close()
+    times.append(time.perf_counter())
+    steps = [(after - before) * 1e3 for before, after in pairwise(times)]
+    return [*steps, sum(steps)]
+
+
+def measure(everyone: list[Contestant], number: int) -> dict[str, list[list[float]]]:
+    """For each contestant, each step's milliseconds."""
+    samples: dict[str, list[list[float]]] = {one.name: [] for one in everyone}
+    for turn in range(WARM_UP + number):
+        for one in everyone if turn % 2 else reversed(everyone):
+            sample = once(one)
+            if turn >= WARM_UP:
+                samples[one.name].append(sample)
+    return {name: [list(step) for step in zip(*own, strict=True)] for name, own in samples.items()}
+
+
+def figure(values: list[float]) -> str:
+    """``median (10th..90th percentile)``: the extremes are the machine's."""
+    deciles = statistics.quantiles(values, n=10)
+    return f"{statistics.median(values):.2f} ({deciles[0]:.2f}..{deciles[-1]:.2f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--number", type=int, default=300, help="of connections; default: 300")
+    options = parser.parse_args()
+    process.end_in_order_when_told()
+    with (
+        contestants.origin("scram-sha-256") as server,
+        contestants.hyperdrive(server, "scram") as proxy,
+    ):
+        samples = measure([contestants.direct(server), proxy], options.number)
+    title = f"milliseconds, median (10th..90th percentile) of {options.number}"
+    rows = [[name, *map(figure, steps)] for name, steps in samples.items()]
+    report.print_table(title, [["", *STEPS], *rows])
+    results = {name: dict(zip(STEPS, steps, strict=True)) for name, steps in samples.items()}
+    print(f"results: {report.write('latency', {'milliseconds': results})}")
+
+
+if __name__ == "__main__":
+    main()

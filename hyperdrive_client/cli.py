@@ -1,0 +1,413 @@
+"""The ``hyperdrive`` command.
+
+Exit codes: 0 done, 1 with one line on standard error that says what went wrong, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+from urllib.parse import quote
+
+import click
+
+from . import __version__
+from .bindings import (
+    DEFAULT_BINDING,
+    Address,
+    Origin,
+    Resolution,
+    parse_connection_string,
+    password_for,
+    resolve,
+    resolve_target,
+)
+from .bindings.connection_string import DEFAULT_PORT
+from .errors import ConfigurationError, HyperdriveError, ProxyStartError
+
+if TYPE_CHECKING:
+    from .proxy.settings import Auth, Limits, Settings
+
+# Hyperdrive, "Limits": a statement is ended after this many seconds, and no configuration has
+# fewer origin connections.
+HOSTED_STATEMENT_TIMEOUT = 60.0
+HOSTED_MINIMUM_CONNECTIONS = 5
+
+# libpq takes the folder and the port, and makes this name of them ("Connection Strings", host).
+_SOCKET_NAME = re.compile(r"\.s\.PGSQL\.([0-9]{1,5})")
+
+
+class _Commands(click.Group):
+    """Commands whose ``HyperdriveError`` is a message and exit code 1, not a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except HyperdriveError as error:
+            raise click.ClickException(str(error)) from error
+
+
+def _host_and_port(ctx: click.Context, param: click.Parameter, value: str | None) -> Address | None:
+    if value is None:
+        return None
+    match = re.fullmatch(r"(?:\[([^\]]+)\]|([^:\[\]]+)):([0-9]{1,5})", value)
+    if match is None or int(match[3]) > 65535:
+        raise click.BadParameter("expected HOST:PORT, such as 127.0.0.1:6432 or [::1]:6432")
+    return Address(match[1] or match[2], int(match[3]))
+
+
+_config = click.option(
+    "--config", type=click.Path(path_type=Path), metavar="PATH", help="The wrangler file."
+)
+_env = click.option(
+    "--env", metavar="NAME", help="The wrangler file's environment.  [default: $CLOUDFLARE_ENV]"
+)
+
+
+_SECONDS: dict[str, Any] = {"type": float, "metavar": "SECONDS"}
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def main() -> None:
+    """Cheap PostgreSQL connections: a pooling proxy with Cloudflare Hyperdrive's configuration."""
+    warnings.showwarning = _show_warning
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    click.echo(f"Warning: {message}", err=True)
+
+
+@main.command(name="resolve")
+@click.argument("binding", default=DEFAULT_BINDING)
+@_config
+@_env
+def resolve_command(binding: str, config: Path | None, env: str | None) -> None:
+    """Say where BINDING leads, and which source said so. Never shows a password.
+
+    BINDING is HYPERDRIVE if it is not given.
+    """
+    found = resolve(binding, config=config, env=env)
+    origin = found.origin
+    rows = {
+        "binding": found.name,
+        "source": found.source,
+        "host": _hosts(origin),
+        "database": origin.database,
+        "user": origin.user,
+        "password": _whose_password(origin),
+        "sslmode": origin.sslmode,
+    }
+    for name, text in rows.items():
+        click.echo(f"{name:<9} {text}")
+
+
+def _whose_password(origin: Origin) -> str:
+    if origin.password:
+        return "given"
+    in_file = any(password_for(origin, address) for address in origin.addresses)
+    return "in the password file" if in_file else "none"
+
+
+@main.command()
+@click.option("--clients", default=200, show_default=True, type=click.IntRange(1, 2000))
+@click.option(
+    "--limit",
+    default=20,
+    show_default=True,
+    type=click.IntRange(1, 80),
+    help="Origin connections at most.",
+)
+@click.option(
+    "--seconds",
+    default=5.0,
+    show_default=True,
+    type=click.FloatRange(0.1, 600),
+    help="How long the clients are at work.",
+)
+def demo(clients: int, limit: int, seconds: float) -> None:
+    """Show it all on a PostgreSQL of the demo's own; leaves nothing behind."""
+    from .demo import run
+
+    run(clients, limit, seconds)
+
+
+@main.command()
+@click.argument("target", metavar="[BINDING]", required=False)
+@click.option("--binding", metavar="NAME", help="The same, as an option.")
+@click.option(
+    "--connection-string",
+    metavar="URL",
+    help="The origin instead of a binding; '-' reads it from standard input, out of others' sight.",
+)
+@click.option(
+    "--connection-string-env", metavar="NAME", help="The variable that holds the origin's URL."
+)
+@_config
+@_env
+@click.option(
+    "--listen",
+    callback=_host_and_port,
+    metavar="HOST:PORT",
+    help="[default: 127.0.0.1, any free port]",
+)
+@click.option(
+    "--unix-socket",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Listen there instead: a folder, or PATH/.s.PGSQL.PORT in one.",
+)
+@click.option(
+    "--without-tls",
+    is_flag=True,
+    help="Listen elsewhere than on loopback although clients' connections are not encrypted.",
+)
+@click.option(
+    "--auth",
+    type=click.Choice(["scram", "trust"]),
+    default="scram",
+    show_default=True,
+    help="How clients show who they are; trust is for loopback and Unix sockets only.",
+)
+@click.option("--user", metavar="NAME", help="The clients' user.  [default: a fresh one]")
+@click.option(
+    "--password-file",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Holds the clients' password, which is then not shown.  [default: a fresh one]",
+)
+@click.option("--origin-connection-limit", type=int, metavar="N", help="[default: 20]")
+@click.option(
+    "--pool-timeout", **_SECONDS, help="Waiting for an origin connection.  [default: 15; 0: no end]"
+)
+@click.option("--connect-timeout", **_SECONDS, help="Opening one.  [default: 15; 0: no end]")
+@click.option("--idle-timeout", **_SECONDS, help="Keeping one unused.  [default: 600; 0: no end]")
+@click.option("--statement-timeout", **_SECONDS, help="One statement.  [default: 0: no end]")
+@click.option(
+    "--drain-timeout", **_SECONDS, help="Waiting for transactions to finish.  [default: 30]"
+)
+@click.option(
+    "--hosted-limits",
+    is_flag=True,
+    help="Hyperdrive's own limits: statements end after 60 s, at least 5 origin connections.",
+)
+def serve(
+    target: str | None,
+    binding: str | None,
+    connection_string: str | None,
+    connection_string_env: str | None,
+    config: Path | None,
+    env: str | None,
+    listen: Address | None,
+    unix_socket: Path | None,
+    without_tls: bool,
+    auth: Auth,
+    user: str | None,
+    password_file: Path | None,
+    hosted_limits: bool,
+    **limits: float | None,
+) -> None:
+    """Run the proxy in front of BINDING's origin until told to end.
+
+    BINDING is HYPERDRIVE if nothing is given. The connection string for clients is the one line
+    on standard output. SIGTERM or Ctrl-C lets transactions finish first; a second one does not.
+    """
+    from .proxy.app import App
+    from .proxy.settings import Settings
+    from .proxy.spawn import fresh_credentials
+
+    if listen is not None and unix_socket is not None:
+        raise click.UsageError("--listen and --unix-socket exclude each other.")
+    address = listen or Address("127.0.0.1", 0)
+    if not (address.is_local or without_tls):
+        raise click.UsageError(
+            f"--listen {address.host}: what clients send there is not encrypted. Listen on "
+            "127.0.0.1, or say --without-tls."
+        )
+    found = _resolution(target, binding, connection_string, connection_string_env, config, env)
+    fresh_user, fresh_password = fresh_credentials()
+    settings = Settings(
+        origin=found.origin,
+        user=user or fresh_user,
+        password=_password_in(password_file) if password_file else fresh_password,
+        host=address.host,
+        port=address.port,
+        unix_socket=_socket_path(unix_socket) if unix_socket else None,
+        auth=auth,
+        limits=_limits(hosted_limits, limits),
+    )
+    _refuse_itself(settings)
+    app = App(settings)
+    settings = app.start()
+    signals = 0
+
+    def end(number: int, frame: object) -> None:
+        nonlocal signals
+        signals += 1
+        if signals == 1:
+            app.drain()
+            click.echo("draining: transactions finish, new work is refused", err=True)
+        else:
+            app.stop()
+
+    # Before anybody is told of the proxy, who may then at once tell it to end.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    _announce(settings, found.source, shows_password=auth == "scram" and password_file is None)
+    while app.is_running:
+        app.join(0.5)  # without an end, some systems would not run the signal handlers
+    if not signals:
+        raise ProxyStartError("the proxy has ended although nobody told it to")
+
+
+def _resolution(
+    target: str | None,
+    binding: str | None,
+    connection_string: str | None,
+    variable: str | None,
+    config: Path | None,
+    env: str | None,
+) -> Resolution:
+    given = (target, binding, connection_string, variable)
+    if sum(value is not None for value in given) > 1:
+        raise click.UsageError(
+            "BINDING, --binding, --connection-string and --connection-string-env exclude each "
+            "other."
+        )
+    if connection_string == "-":
+        return _parsed(sys.stdin.readline(), "standard input")
+    if connection_string is not None:
+        return _parsed(connection_string, "--connection-string")
+    if variable is not None:
+        return _parsed(os.environ.get(variable, ""), f"environment variable {variable}")
+    if binding is not None:
+        return resolve(binding, config=config, env=env)
+    return resolve_target(target, config=config, env=env)
+
+
+def _parsed(text: str, source: str) -> Resolution:
+    if not text.strip():
+        raise ConfigurationError(f"{source}: there is no connection string")
+    try:
+        return Resolution(None, parse_connection_string(text.strip()), source)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{source}: {error}") from None
+
+
+def _password_in(path: Path) -> str:
+    try:
+        password = path.read_text(encoding="utf-8").removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"--password-file {path} cannot be read: {error}") from None
+    if not password or "\n" in password:
+        raise ConfigurationError(f"--password-file {path}: expected one line, the password")
+    return password
+
+
+def _socket_path(path: Path) -> str:
+    path = path.absolute()
+    if path.is_dir():
+        path /= f".s.PGSQL.{DEFAULT_PORT}"
+    if not _SOCKET_NAME.fullmatch(path.name):
+        raise click.UsageError(
+            f"--unix-socket {path}: clients look for a name such as .s.PGSQL.5432; give that, or "
+            "a folder that exists."
+        )
+    return str(path)
+
+
+def _limits(hosted: bool, given: dict[str, Any]) -> Limits:
+    from .proxy.settings import Limits
+
+    values = {name: value for name, value in given.items() if value is not None}
+    if hosted:
+        values.setdefault("statement_timeout", HOSTED_STATEMENT_TIMEOUT)
+    limits = Limits(**values)
+    if hosted and limits.origin_connection_limit < HOSTED_MINIMUM_CONNECTIONS:
+        raise ConfigurationError(
+            f"origin_connection_limit is {limits.origin_connection_limit}: Hyperdrive's minimum "
+            f"is {HOSTED_MINIMUM_CONNECTIONS} (--hosted-limits)"
+        )
+    return limits
+
+
+def _refuse_itself(settings: Settings) -> None:
+    """A proxy that is its own origin would wait for itself."""
+    for address in settings.origin.addresses:
+        if _leads_to(address, settings):
+            raise ConfigurationError(
+                f"the origin {_shown(address)} is where this proxy is to listen; "
+                "listen elsewhere, or name the PostgreSQL server as the origin"
+            )
+
+
+def _leads_to(address: Address, settings: Settings) -> bool:
+    if settings.unix_socket is not None:
+        path = Path(address.host, f".s.PGSQL.{address.port}")
+        return address.is_unix and path.resolve() == Path(settings.unix_socket).resolve()
+    if address.is_unix or address.port != settings.port:
+        return False
+    everywhere = settings.host in ("0.0.0.0", "::") and address.is_local
+    return everywhere or not _ip_addresses(address.host).isdisjoint(_ip_addresses(settings.host))
+
+
+def _ip_addresses(host: str) -> set[str]:
+    try:
+        return {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
+    except OSError:  # who connects there will say so better
+        return set()
+
+
+def _announce(settings: Settings, source: str, *, shows_password: bool) -> None:
+    """What people need to know, and on standard output what programs need."""
+    origin, limit = settings.origin, settings.limits.origin_connection_limit
+    listening = settings.unix_socket or _shown(Address(settings.host, settings.port))
+    click.echo(
+        f"hyperdrive {__version__}\n"
+        f"  origin     {_hosts(origin)}/{origin.database} ({source}), {limit} connections at most\n"
+        f"  listening  {listening}\n"
+        "  to stop    Ctrl-C or SIGTERM: transactions finish; a second time: at once\n"
+        f"Connection string for clients{'' if shows_password else ', without the password'}:",
+        err=True,
+    )
+    click.echo(_client_url(settings, settings.password if shows_password else None))
+
+
+def _client_url(settings: Settings, password: str | None) -> str:
+    if settings.unix_socket is None:
+        # As in Hyperdrive: TLS is spoken to the origin, not on the short way to the proxy.
+        return Origin(
+            addresses=(Address(settings.host, settings.port),),
+            user=settings.user,
+            database=settings.origin.database,
+            password=password,
+            sslmode="disable",
+        ).connection_string
+    folder, name = os.path.split(settings.unix_socket)
+    port = name.rpartition(".")[2]
+    login = quote(settings.user, safe="") + (f":{quote(password, safe='')}" if password else "")
+    database = quote(settings.origin.database, safe="")
+    # As parameters: not every driver decodes a folder in the place of the host.
+    return f"postgresql://{login}@/{database}?host={quote(folder, safe='')}&port={port}"
+
+
+def _hosts(origin: Origin) -> str:
+    return ",".join(map(_shown, origin.addresses))
+
+
+def _shown(address: Address) -> str:
+    bare_ipv6 = ":" in address.host and not address.is_unix
+    return f"[{address.host}]:{address.port}" if bare_ipv6 else f"{address.host}:{address.port}"

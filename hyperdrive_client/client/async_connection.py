@@ -1,0 +1,45 @@
+"""psycopg's asyncio connection, through the proxy."""
+
+from __future__ import annotations
+
+import asyncio
+from os import PathLike
+from typing import Self
+
+import psycopg
+from psycopg import AsyncCursor
+from psycopg.abc import AdaptContext, ConnParam
+from psycopg.rows import AsyncRowFactory, Row
+
+from hyperdrive_client.client.route import route
+
+
+class AsyncConnection(psycopg.AsyncConnection[Row]):
+    """``psycopg.AsyncConnection``; only where it connects to is different."""
+
+    @classmethod
+    async def connect(
+        cls,
+        conninfo: object = None,
+        *,
+        config: ConnParam | PathLike[str] = None,
+        env: ConnParam = None,
+        autocommit: bool = False,
+        prepare_threshold: int | None = 5,
+        context: AdaptContext | None = None,
+        row_factory: AsyncRowFactory[Row] | None = None,
+        cursor_factory: type[AsyncCursor[Row]] | None = None,
+        **kwargs: ConnParam,
+    ) -> Self:
+        """Connect as ``Connection.connect`` does; the event loop goes on meanwhile."""
+        # Reading files and starting a proxy block.
+        parameters = await asyncio.to_thread(route, conninfo, config, env, kwargs)
+        return await super().connect(
+            "",
+            autocommit=autocommit,
+            prepare_threshold=prepare_threshold,
+            context=context,
+            row_factory=row_factory,
+            cursor_factory=cursor_factory,
+            **parameters,
+        )

@@ -1,0 +1,55 @@
+"""psycopg's connection, through the proxy."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import Self
+
+import psycopg
+from psycopg import Cursor
+from psycopg.abc import AdaptContext, ConnParam
+from psycopg.rows import Row, RowFactory
+
+from hyperdrive_client.client.route import route
+
+
+class Connection(psycopg.Connection[Row]):
+    """``psycopg.Connection``; only where it connects to is different."""
+
+    @classmethod
+    def connect(
+        cls,
+        conninfo: object = None,
+        *,
+        config: ConnParam | PathLike[str] = None,
+        env: ConnParam = None,
+        autocommit: bool = False,
+        prepare_threshold: int | None = 5,
+        context: AdaptContext | None = None,
+        row_factory: RowFactory[Row] | None = None,
+        cursor_factory: type[Cursor[Row]] | None = None,
+        **kwargs: ConnParam,
+    ) -> Self:
+        """Connect to a binding or an origin, through the proxy, which starts at first use.
+
+        ``conninfo``: a string with ``://`` or ``=`` is an origin, any other the name of a binding;
+        an object with ``connectionString``, or with ``host``, ``port``, ``user``, ``password`` and
+        ``database``, is a hosted binding, which needs no proxy. Nothing means ``HYPERDRIVE``.
+        ``config`` and ``env`` are the path of the wrangler file and the name of its environment.
+        The rest is psycopg's, but for what belongs to the origin, such as ``host``.
+
+        Raises ``BindingError``, ``ConfigurationError``, ``ProxyStartError``, and what
+        ``psycopg.connect`` raises.
+        """
+        return super().connect(
+            "",
+            autocommit=autocommit,
+            prepare_threshold=prepare_threshold,
+            context=context,
+            row_factory=row_factory,
+            cursor_factory=cursor_factory,
+            **route(conninfo, config, env, kwargs),
+        )
+
+
+connect = Connection.connect

@@ -1,0 +1,56 @@
+"""Fixtures for the client's tests: a bare environment, and other Python processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+import hyperdrive_client
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No variable of ours or of libpq, and no wrangler file in the working directory."""
+    for name in os.environ:
+        if name.startswith(("HYPERDRIVE_", "CLOUDFLARE_", "WRANGLER_", "PG")):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(params=["process", "thread"])
+def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each way to run a proxy, also for the proxies that start by themselves."""
+    monkeypatch.setenv("HYPERDRIVE_PROXY", request.param)
+    return str(request.param)
+
+
+@pytest.fixture
+def in_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proxies that start by themselves are threads, which start sooner."""
+    monkeypatch.setenv("HYPERDRIVE_PROXY", "thread")
+
+
+@pytest.fixture
+def run_python(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Run a program with these arguments in a new process; the words that it prints.
+
+    Everything there is an error that is one here. It must end well and print no error.
+    """
+    packages = (hyperdrive_client.__file__, psycopg.__file__)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(str(Path(f).parent.parent) for f in packages))
+
+    def run(source: str, *arguments: str) -> list[str]:
+        # From Python 3.12 on a fork beside threads is warned of.
+        warnings = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
+        command = [sys.executable, *warnings, "-c", source, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.split()
+
+    return run

