@@ -300,8 +300,9 @@ def _show_latencies(console: Console, origin: str, url: str) -> None:
     console.print()
     console.print(table)
     console.print(
-        "All over loopback, where a round trip costs next to nothing: what is saved is\n"
-        "the work of PostgreSQL for a new connection. It says nothing about a network.\n"
+        "All over loopback, where a round trip costs next to nothing: the difference is what\n"
+        "PostgreSQL does for a new connection, less what the proxy does. A network's round\n"
+        "trips, which the proxy saves, do not show here.\n"
     )
 
 

@@ -42,7 +42,7 @@ class HyperdriveError(Exception):
 
 
 class ConfigurationError(HyperdriveError, InterfaceError):
-    """A file, URL, environment variable or argument is wrong; the text says where and what to do."""
+    """A file, URL, variable or argument is wrong; the text says where and what to do."""
 
 
 class BindingError(ConfigurationError):

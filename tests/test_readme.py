@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import hyperdrive_client
+from hyperdrive_client import errors
 
 ROOT = Path(hyperdrive_client.__file__).parents[1]
 README = ROOT / "README.md"
@@ -65,5 +66,5 @@ def test_every_option_of_serve_is_documented_and_no_other() -> None:
 
 def test_the_whole_public_api_is_documented() -> None:
     page = (ROOT / "docs" / "reference-api.md").read_text()
-    documented = {*re.findall(r"\w+", page), *hyperdrive_client.errors.__all__}
+    documented = {*re.findall(r"\w+", page), *errors.__all__}
     assert set(hyperdrive_client.__all__) <= documented

@@ -9,14 +9,16 @@ import pytest
 
 from hyperdrive_client import AsyncConnection, AsyncConnectionPool, ConfigurationError
 
+BACKEND = "SELECT application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+
 
 async def test_its_connections_go_through_a_proxy(mode: str, postgres_dsn: str) -> None:
     async with AsyncConnectionPool(postgres_dsn, min_size=1) as pool:
         assert isinstance(pool, psycopg_pool.AsyncConnectionPool)
         async with pool.connection() as connection:
             assert type(connection) is AsyncConnection
-            cursor = await connection.execute("SELECT 1")
-            assert await cursor.fetchone() == (1,)
+            cursor = await connection.execute(BACKEND)
+            assert await cursor.fetchone() == ("Cloudflare Hyperdrive",)
 
 
 async def test_it_opens_when_told(in_thread: None, postgres_dsn: str) -> None:

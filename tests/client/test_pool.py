@@ -10,14 +10,15 @@ from psycopg.rows import TupleRow, dict_row
 
 from hyperdrive_client import ConfigurationError, Connection, ConnectionPool, binding
 
+BACKEND = "SELECT application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+
 
 def test_its_connections_go_through_a_proxy(mode: str, postgres_dsn: str) -> None:
     with ConnectionPool(postgres_dsn, min_size=1) as pool:
         assert isinstance(pool, psycopg_pool.ConnectionPool)
         with pool.connection() as connection:
             assert type(connection) is Connection
-            row = connection.execute("SHOW application_name").fetchone()
-            assert row is not None
+            assert connection.execute(BACKEND).fetchone() == ("Cloudflare Hyperdrive",)
         pool.check()
         with pool.connection() as again:
             assert again is connection

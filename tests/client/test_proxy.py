@@ -18,6 +18,8 @@ from hyperdrive_client.client import local_proxy
 from hyperdrive_client.client.local_proxy import LocalProxy, Mode
 from hyperdrive_client.origin import EmbeddedPostgres
 
+BACKEND = "SELECT application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+
 
 def accepts(host: str, port: int) -> bool:
     try:
@@ -32,7 +34,7 @@ def test_it_is_ready_within_the_block_and_gone_after_it(mode: Mode, postgres_dsn
     with Proxy(postgres_dsn, mode=mode) as proxy:
         host, port = proxy.host, proxy.port
         with psycopg.connect(proxy.connection_string) as connection:
-            assert connection.execute("SHOW application_name").fetchone()
+            assert connection.execute(BACKEND).fetchone() == ("Cloudflare Hyperdrive",)
     assert not accepts(host, port)
 
 

@@ -235,7 +235,7 @@ def test_the_parts_of_a_large_message_are_put_together_once() -> None:
 
 
 LARGE = 0x3FFFFFFE
-LIMITS = [
+LIMITS: list[tuple[Callable[[], Framer], type[ProtocolError], int, int]] = [
     (client_framer, ClientProtocolError, kind, LARGE)
     for kind in (m.BIND, m.COPY_DATA, m.COPY_FAIL, m.FUNCTION_CALL, m.QUERY)
 ]

@@ -253,7 +253,7 @@ def test_a_command_tag_ends_at_the_zero_byte(tag: bytes, rest: bytes) -> None:
 
 # libpq as the other side. Non-blocking and in one thread, so that nobody waits for nobody.
 
-Meet = Callable[[str, bytes], tuple[pq.PGconn, socket.socket, bytes]]
+Meet = Callable[[str, bytes], tuple[pq.abc.PGconn, socket.socket, bytes]]
 
 WELCOME = (
     m.authentication(m.AUTHENTICATION_OK)
@@ -269,9 +269,9 @@ WELCOME = (
 def meet() -> Iterator[Meet]:
     """Connect libpq to a socket of ours, which answers its first packet with the given bytes."""
     listener = socket.create_server(("127.0.0.1", 0))
-    opened: list[tuple[pq.PGconn, socket.socket]] = []
+    opened: list[tuple[pq.abc.PGconn, socket.socket]] = []
 
-    def meet(parameters: str, answer: bytes) -> tuple[pq.PGconn, socket.socket, bytes]:
+    def meet(parameters: str, answer: bytes) -> tuple[pq.abc.PGconn, socket.socket, bytes]:
         fixed = "host=127.0.0.1 sslmode=disable gssencmode=disable client_encoding=utf8"
         conninfo = f"{fixed} port={listener.getsockname()[1]} {parameters}"
         connection = pq.PGconn.connect_start(conninfo.encode())
@@ -295,7 +295,7 @@ def meet() -> Iterator[Meet]:
     listener.close()
 
 
-def results(connection: pq.PGconn) -> list[pq.abc.PGresult]:
+def results(connection: pq.abc.PGconn) -> list[pq.abc.PGresult]:
     """Everything up to the end of one query."""
     found = []
     while True:

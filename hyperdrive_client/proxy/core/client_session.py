@@ -20,6 +20,7 @@ from .pool import LOST
 from .session_variables import Profile, Settings, application_name, startup_settings
 from .statements import (
     Change,
+    Changes,
     ClientClose,
     ClientParse,
     Eviction,
@@ -423,15 +424,15 @@ class ClientSession:
         origin.dirty = True
         forgets = _FORGETS.search(text)
         name = _deallocated_name(text) if forgets else b""
-        if name not in self.statements or change is not None:
-            if forgets and change is None:
+        if name not in self.statements:
+            if forgets:
                 all_of_them = _FORGETS_ALL.match(text)
-                change = ForgetAll(self, origin) if all_of_them else MayForget()
+                change = Changes(change, ForgetAll(self, origin) if all_of_them else MayForget())
             origin.expected.append(Expected(m.QUERY, change=change) if change else e.QUERY)
             return None
         # DEALLOCATE of a statement that only the client knows by this name: the origin says what
         # there is to say if it has one of that name, for as long as the Query runs.
-        change = ClientClose(self, name, self.statements.pop(name))
+        change = Changes(change, ClientClose(self, name, self.statements.pop(name)))
         origin.expected.extend((e.SKIPPED_CLOSE, e.SKIPPED_PARSE))
         origin.expected.append(Expected(m.QUERY, change=change))
         origin.expected.extend((e.SKIPPED_CLOSE, e.SKIPPED_SYNC))

@@ -16,7 +16,7 @@ from .effects import AbortOrigin, CancelOrigin, CloseOrigin, SendToClient, SendT
 from .expected import Action, Expected
 from .origin_startup import OriginStartup
 from .session_variables import APPLICATION_NAME, Settings, replay
-from .statements import Eviction, ForgetAll, NamedParse, Statement, Unnamed
+from .statements import Eviction, NamedParse, Statement, Unnamed
 
 if TYPE_CHECKING:
     from .client_session import ClientSession
@@ -390,7 +390,8 @@ class OriginSession:
         return b"".join(parts)
 
     def _completed(self, head: Expected, body: bytes) -> None:
-        if m.command_tag(body) in _FORGETS_STATEMENTS and not isinstance(head.change, ForgetAll):
+        noted = head.change is not None and head.change.forgets_all
+        if m.command_tag(body) in _FORGETS_STATEMENTS and not noted:
             self.statements.clear()
             if self.client is not None:
                 self.client.statements.clear()

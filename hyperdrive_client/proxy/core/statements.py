@@ -66,9 +66,32 @@ class Change:
 
     __slots__ = ()
 
+    @property
+    def forgets_all(self) -> bool:
+        """Whether the books were emptied when the request was sent."""
+        return False
+
     def undo(self, origin: OriginSession, *, failed: bool) -> None:
         """Take it back; ``failed`` if the request ran and failed, else it was never run."""
         raise NotImplementedError
+
+
+class Changes(Change):
+    """Several, in the order in which they were made."""
+
+    __slots__ = ("_changes",)
+
+    def __init__(self, *changes: Change | None) -> None:
+        self._changes = changes
+
+    def undo(self, origin: OriginSession, *, failed: bool) -> None:
+        for change in reversed(self._changes):
+            if change is not None:
+                change.undo(origin, failed=failed)
+
+    @property
+    def forgets_all(self) -> bool:
+        return any(change.forgets_all for change in self._changes if change is not None)
 
 
 class Unnamed(Change):
@@ -158,6 +181,10 @@ class ForgetAll(Change):
     def undo(self, origin: OriginSession, *, failed: bool) -> None:
         self._client.statements = self._at_client
         origin.statements = OrderedDict.fromkeys(self._at_origin)
+
+    @property
+    def forgets_all(self) -> bool:
+        return True
 
 
 class MayForget(Change):

@@ -335,6 +335,16 @@ class Server(Peer):
         self.proxy.core.cancel_done(self.session, self.proxy.now)
         self.proxy.perform()
 
+    def obliges(self, status: str = "I") -> list[str]:
+        """Does what it is asked without complaint, all that has come; that."""
+        asked = []
+        while heard := self.hears():
+            asked += heard
+            done = ("C SELECT 1", f"Z {status}")
+            answers = {"P": ["1"], "B": ["2"], "C": ["3"], "E": done[:1], "S": done[1:], "Q": done}
+            self.sends(*(answer for line in heard for answer in answers[line[0]]))
+        return asked
+
     def is_cleaned(self, *, rollback: bool = False) -> None:
         """Is told to forget the client, and does."""
         if rollback:

@@ -188,7 +188,8 @@ class TestCopyIn:
     def test_all_in_one_write_by_the_extended_protocol(self, proxy):
         client, server = proxy.pair()
         client.sends("P : copy t from stdin", "B <-", "E", "d one", "c", "S", "Q select 1")
-        server.sends("1", "2", "G", "C COPY 1", "Z I", "C SELECT 1", "Z I")
+        server.sends("1", "2", "G", "C COPY 1", "Z I")
+        server.sends("C SELECT 1", "Z I")
         client.receives("1", "2", "G", "C COPY 1", "Z I", "C SELECT 1", "Z I")
         assert server.state == "idle"
 

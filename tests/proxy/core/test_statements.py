@@ -106,13 +106,21 @@ class TestNamed:
         server.sends("2", "Z T")
         client.receives("2", "Z T")
 
-    def test_a_known_statement_after_a_sync_is_answered_after_ready_for_query(self, proxy):
+    def test_while_a_transaction_may_yet_fail_the_origin_answers(self, proxy):
         client, server = proxy.linked()
         name = prepared(client, server)
         client.sends("E p", "S", "P t: select 1", "B <-t", "S")
-        server.receives("E p", "S", f"B <-{name}", "S")
-        server.sends(*DONE, "2", "Z T")
+        server.receives("E p", "S", f"C S {name}", f"P {name}: select 1", f"B <-{name}", "S")
+        server.sends(*DONE, "3", "1", "2", "Z T")
         client.receives(*DONE, "1", "2", "Z T")
+
+    def test_the_close_of_a_known_statement_after_a_sync_is_answered_after_it(self, proxy):
+        client, server = proxy.linked()
+        prepared(client, server)
+        client.sends("E p", "S", "C S s", "S")
+        server.receives("E p", "S", "S")
+        server.sends(*DONE, "Z T")
+        client.receives(*DONE, "3", "Z T")
 
     def test_a_known_statement_and_a_flush_are_answered_at_once(self, proxy):
         client, server = proxy.linked()
@@ -574,8 +582,8 @@ class TestUnnamed:
     def test_a_query_ends_it(self, proxy):
         client, server = proxy.linked()
         client.sends("P : select 1", "S", "Q select 2")
-        server.hears()
-        server.sends("1", "Z T", *DONE)
+        server.sends("1", "Z T")
+        server.sends(*DONE)
         client.receives("1", "Z T", *DONE)
         assert client.session.unnamed is server.session.unnamed is None
 
@@ -675,11 +683,66 @@ class TestForgetting:
         client, server = proxy.linked()
         prepared(client, server)
         client.sends(f"Q {text}")
-        server.receives("C S s", "P s:", f"Q {text}")
-        server.sends("3", "1", "C DEALLOCATE", "Z T")
+        server.receives("C S s", "P s:", f"Q {text}", "C S s", "S")
+        server.sends("3", "1", "C DEALLOCATE", "Z T", "3", "Z T")
         client.receives("C DEALLOCATE", "Z T")
         client.sends("B <-s", "S")
         server.receives("B <-s", "S")
+
+    def test_one_by_name_that_fails(self, proxy):
+        client, server = proxy.linked()
+        name = prepared(client, server)
+        client.sends("Q select fail")
+        server.hears()
+        server.sends("E 42601 no", "Z E")
+        client.hears()
+        client.sends("Q deallocate s")
+        server.hears()
+        server.sends("3", "1", "E 25P02 aborted", "Z E", "3", "Z E")
+        client.receives("E 25P02", "Z E")
+        client.sends("D S s", "S")
+        server.receives(f"D S {name}", "S")
+
+    def test_one_that_is_unknown(self, proxy):
+        client, server = proxy.linked()
+        client.sends("Q deallocate none")
+        server.receives("Q deallocate none")
+        server.sends("E 26000 none", "Z E")
+        client.receives("E 26000", "Z E")
+
+    @pytest.mark.parametrize(
+        "text", ["/* c */ deallocate all", "select 1; discard all", "deallocate all; select 1"]
+    )
+    def test_all_in_a_longer_text(self, proxy, text):
+        client, server = proxy.linked()
+        name = prepared(client, server)
+        client.sends(f"Q {text}", "P t: select 1", "S")
+        server.receives(f"Q {text}")
+        server.sends("C DEALLOCATE ALL", "Z T")
+        server.receives(f"P {name}: select 1", "S")
+
+    def test_all_that_fails_leaves_all(self, proxy):
+        client, server = proxy.linked()
+        name = prepared(client, server)
+        client.sends("Q discard all")
+        server.hears()
+        server.sends("E 25001 cannot run inside a transaction block", "Z E")
+        client.hears()
+        client.sends("D S s", "S")
+        server.receives(f"D S {name}", "S")
+
+    def test_all_that_was_not_run_leaves_all(self, proxy):
+        client, server = proxy.linked()
+        name = prepared(client, server)
+        client.sends("P d: deallocate all", "S")
+        server.obliges("T")
+        client.hears()
+        client.sends("B <-none", "B <-d", "E", "S")
+        server.hears()
+        server.sends("E 26000 none", "Z T")
+        client.receives("E 26000", "Z T")
+        client.sends("D S s", "S")
+        server.receives(f"D S {name}", "S")
 
     def test_our_own_discard_all_leaves_the_clients_statements(self, start):
         proxy = start(origin_connection_limit=1)
