@@ -92,13 +92,13 @@ def _start(
 ) -> RunningProxy:
     # Only here: a program that never connects through a proxy never loads it.
     from hyperdrive_client.proxy import spawn
+    from hyperdrive_client.proxy.settings import Limits, Settings
 
-    names: Any = spawn  # Settings and Limits stand there for us, but not for type checkers
-    limits = names.Limits()
+    limits = Limits()
     if origin_connection_limit is not None:
-        limits = names.Limits(origin_connection_limit=origin_connection_limit)
+        limits = Limits(origin_connection_limit=origin_connection_limit)
     user, password = spawn.fresh_credentials()
-    settings = names.Settings(origin, user, password, limits=limits, **listening)
+    settings = Settings(origin, user, password, limits=limits, **listening)
     try:
         if mode == "thread":
             return spawn.ThreadProxy(settings)

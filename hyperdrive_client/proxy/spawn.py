@@ -21,6 +21,12 @@ from .settings import Limits, Settings
 
 # Until a child has answered; starting Python and listening takes a fraction of it.
 START_TIMEOUT = 30.0
+# The child imports what this process would import: a working directory with a json.py of its own
+# must not decide what runs.
+_CHILD = (
+    "import json, sys; sys.path[:] = json.loads(sys.stdin.readline()); "
+    "from hyperdrive_client.proxy.spawn import main; main()"
+)
 # A child that was told to stop at once and has not gone by then is killed.
 STOP_TIMEOUT = 5.0
 
@@ -69,7 +75,7 @@ class ProcessProxy:
         self._owner = os.getpid()
         try:
             self._child = subprocess.Popen(
-                [_python(), "-m", "hyperdrive_client.proxy.spawn"],
+                [_python(), "-P", "-c", _CHILD],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 # Ctrl-C in a terminal is the application's to act on.
@@ -93,7 +99,14 @@ class ProcessProxy:
 
     @property
     def is_running(self) -> bool:
-        return self._child.poll() is None
+        if os.getpid() == self._owner:
+            return self._child.poll() is None
+        # After a fork the child is not ours to wait for.
+        try:
+            os.kill(self._child.pid, 0)
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
         child = self._child
@@ -122,7 +135,8 @@ class ProcessProxy:
         overdue.daemon = True
         overdue.start()
         try:
-            stdin.write(to_json(settings).encode() + b"\n")
+            path = [entry for entry in sys.path if entry]
+            stdin.write(f"{json.dumps(path)}\n{to_json(settings)}\n".encode())
             stdin.flush()
             line = stdout.readline()
         except OSError:
@@ -134,7 +148,13 @@ class ProcessProxy:
                 f"the proxy process ended before it was ready (exit code {self._child.wait()}); "
                 "HYPERDRIVE_PROXY=off connects without it"
             )
-        answer = json.loads(line)
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            raise ProxyStartError(
+                f"the proxy process said {line[:200]!r} where its settings were expected; does "
+                "something print at the start of every Python here?"
+            ) from None
         if "error" in answer:
             raise ProxyStartError(answer["error"])
         return from_json(answer["settings"])
@@ -208,7 +228,3 @@ def main() -> None:
         return
     print(json.dumps({"settings": to_json(settings)}), flush=True)
     run_until_told(app, parent=stdin)
-
-
-if __name__ == "__main__":
-    main()

@@ -212,7 +212,7 @@ def test_a_proxy_that_cannot_start_is_an_error_that_names_the_way_out(
     pythons = {
         "No such file": tmp_path / "missing",
         "exit code 3": script(tmp_path / "exits", "exit 3"),
-        "Expecting value": script(tmp_path / "babbles", "read line; echo hello"),
+        "said b'hello": script(tmp_path / "babbles", "read line; echo hello"),
     }
     # Not the origin of the other tests, whose proxy is running.
     target = postgres_dsn.removesuffix("/postgres") + "/template1"

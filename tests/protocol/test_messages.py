@@ -24,24 +24,24 @@ class Reader:
         self.data = data
         self.position = 0
 
-    def bytes(self, size: int) -> bytes:
+    def take(self, size: int) -> bytes:
         assert self.position + size <= len(self.data)
         self.position += size
         return self.data[self.position - size : self.position]
 
     def integer(self, bits: int) -> int:
-        return int.from_bytes(self.bytes(bits // 8), "big")
+        return int.from_bytes(self.take(bits // 8), "big")
 
     def string(self) -> bytes:
-        return self.bytes(self.data.index(b"\x00", self.position) - self.position + 1)[:-1]
+        return self.take(self.data.index(b"\x00", self.position) - self.position + 1)[:-1]
 
     def strings(self) -> list[bytes]:
         """Strings up to an empty one."""
         return list(iter(self.string, b""))
 
     def message(self, kind: str) -> Reader:
-        assert self.bytes(1) == kind.encode()
-        return Reader(self.bytes(self.integer(32) - 4))
+        assert self.take(1) == kind.encode()
+        return Reader(self.take(self.integer(32) - 4))
 
     def many(self, bits: int) -> list[int]:
         return [self.integer(bits) for _ in range(self.integer(16))]
@@ -54,7 +54,7 @@ def read_bind(reader: Reader) -> tuple[bytes, bytes, list[bytes], list[int]]:
     """Portal, statement, values, and all format codes."""
     body = reader.message("B")
     portal, statement, formats = body.string(), body.string(), body.many(16)
-    values = [body.bytes(body.integer(32)) for _ in range(body.integer(16))]
+    values = [body.take(body.integer(32)) for _ in range(body.integer(16))]
     formats += body.many(16)
     body.end()
     return portal, statement, values, formats
@@ -78,7 +78,7 @@ def read_execute(reader: Reader) -> tuple[bytes, int]:
 def test_a_message_is_its_type_its_length_and_its_body(kind: int, body: bytes) -> None:
     reader = Reader(m.message(kind, body))
     assert (reader.integer(8), reader.integer(32)) == (kind, len(body) + 4)
-    assert reader.bytes(len(body)) == body
+    assert reader.take(len(body)) == body
     reader.end()
 
 
@@ -103,14 +103,14 @@ def test_a_message_that_the_length_cannot_express_is_never_made() -> None:
 @given(INT32, st.binary(max_size=40))
 def test_authentication(request: int, data: bytes) -> None:
     body = Reader(m.authentication(request, data)).message("R")
-    assert (body.integer(32), body.bytes(len(data))) == (request, data)
+    assert (body.integer(32), body.take(len(data))) == (request, data)
     body.end()
 
 
 @given(INT32, st.binary(max_size=256))
 def test_backend_key_data(process_id: int, key: bytes) -> None:
     body = Reader(m.backend_key_data(process_id, key)).message("K")
-    assert (body.integer(32), body.bytes(len(key))) == (process_id, key)
+    assert (body.integer(32), body.take(len(key))) == (process_id, key)
     body.end()
 
 
@@ -124,7 +124,7 @@ def test_bind(portal: bytes, statement: bytes, values: list[bytes]) -> None:
 @given(TEXTS)
 def test_close_statement(name: bytes) -> None:
     body = Reader(m.close_statement(name)).message("C")
-    assert (body.bytes(1), body.string()) == (b"S", name)
+    assert (body.take(1), body.string()) == (b"S", name)
     body.end()
 
 
@@ -184,7 +184,7 @@ def test_parse(name: bytes, text: bytes, types: list[int]) -> None:
 def test_password_messages(data: bytes, mechanism: bytes) -> None:
     assert Reader(m.password(data)).message("p").data == data
     body = Reader(m.sasl_initial_response(mechanism, data)).message("p")
-    assert (body.string(), body.bytes(body.integer(32))) == (mechanism, data)
+    assert (body.string(), body.take(body.integer(32))) == (mechanism, data)
     body.end()
 
 
@@ -297,7 +297,7 @@ def meet() -> Iterator[Meet]:
 
 def results(connection: pq.abc.PGconn) -> list[pq.abc.PGresult]:
     """Everything up to the end of one query."""
-    found = []
+    found: list[pq.abc.PGresult] = []
     while True:
         while connection.is_busy():
             assert select.select([connection.socket], [], [], 10)[0]

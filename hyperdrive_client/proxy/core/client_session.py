@@ -443,7 +443,7 @@ class ClientSession:
         """Handle what needs no link; the index of the first message that has one now, or -1."""
         self._passing = False
         for index in range(first, len(chunk.messages)):
-            kind = chunk.messages[index][0]
+            kind, position, stop = chunk.messages[index]
             if self._failing:
                 if kind in (m.SYNC, m.QUERY, m.FUNCTION_CALL):
                     self._failing = False
@@ -455,6 +455,8 @@ class ClientSession:
                 if self.core.draining:
                     self.shut_down(now)
                     return -1
+                if self._answers_unlinked(chunk.buffer, kind, position, stop):
+                    continue
                 if self.pool.acquire(self, now):
                     return index
                 if self.state is ClientState.IDLE:
@@ -473,16 +475,31 @@ class ClientSession:
 
     # Prepared statements.
 
+    def _answers_unlinked(self, buffer: bytes, kind: int, position: int, stop: int) -> bool:
+        """Answer what needs no origin: the Parse of a known statement, and any Close."""
+        if kind == m.CLOSE:
+            is_portal, name = _object(buffer, position, stop)
+            if not is_portal and not name:
+                self.unnamed = None
+            elif not is_portal:
+                self.statements.pop(name, None)
+            self.send(m.CLOSE_COMPLETE_MESSAGE)
+            return True
+        if kind != m.PARSE:
+            return False
+        name, text, types = _parse_fields(buffer, position, stop)
+        if not name or name in self.statements:
+            return False
+        statement = self.pool.registry.get(text, types, self.settings)
+        if statement.is_known:
+            self.statements[name] = statement
+            self.send(m.PARSE_COMPLETE_MESSAGE)
+        return statement.is_known
+
     def _parse(
         self, origin: OriginSession, buffer: bytes, position: int, stop: int
     ) -> bytes | None:
-        name_end = buffer.find(b"\x00", position + 5, stop)
-        text_end = buffer.find(b"\x00", name_end + 1, stop) if name_end >= 0 else -1
-        types = buffer[text_end + 1 : stop]
-        if text_end < 0 or len(types) < 2 or len(types) != 2 + 4 * m.INT16.unpack_from(types)[0]:
-            raise ClientProtocolError("invalid message format: Parse")
-        name = buffer[position + 5 : name_end]
-        text = buffer[name_end + 1 : text_end]
+        name, text, types = _parse_fields(buffer, position, stop)
         statement = self.pool.registry.get(text, types, self.settings)
         if not name:
             origin.expected.append(Expected(m.PARSE, change=Unnamed(self, origin)))
@@ -603,6 +620,16 @@ class ClientSession:
             origin.expected.append(Expected(kind, Action.FAKE, data=data, change=change))
         else:
             self.send(data)
+
+
+def _parse_fields(buffer: bytes, position: int, stop: int) -> tuple[bytes, bytes, bytes]:
+    """Of a Parse: the name, the text, and the parameter types as they stand there."""
+    name_end = buffer.find(b"\x00", position + 5, stop)
+    text_end = buffer.find(b"\x00", name_end + 1, stop) if name_end >= 0 else -1
+    types = buffer[text_end + 1 : stop]
+    if text_end < 0 or len(types) < 2 or len(types) != 2 + 4 * m.INT16.unpack_from(types)[0]:
+        raise ClientProtocolError("invalid message format: Parse")
+    return buffer[position + 5 : name_end], buffer[name_end + 1 : text_end], types
 
 
 def _object(buffer: bytes, position: int, stop: int) -> tuple[bool, bytes]:

@@ -303,6 +303,8 @@ class OriginSession:
                 ):
                     self._completed(head, buffer[position + 5 : stop])
                 if head.kind == completes:
+                    if kind == m.PARSE_COMPLETE and head.change is not None:
+                        head.change.confirm()
                     expected.popleft()
                     if expected and expected[0].action is Action.FAKE:
                         if skip:

@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 class Statement:
     """A text with its parameter types, as they stand in a Parse message."""
 
-    __slots__ = ("changes_session", "parameter_types", "server_name", "text")
+    __slots__ = ("changes_session", "is_known", "parameter_types", "server_name", "text")
 
     def __init__(self, text: bytes, parameter_types: bytes, server_name: bytes) -> None:
         self.text = text
         self.parameter_types = parameter_types
         self.server_name = server_name
         self.changes_session = changes_session(text)
+        self.is_known = False
+        """An origin has parsed it, so a Parse of it needs none."""
 
 
 class StatementRegistry:
@@ -74,6 +76,9 @@ class Change:
     def undo(self, origin: OriginSession, *, failed: bool) -> None:
         """Take it back; ``failed`` if the request ran and failed, else it was never run."""
         raise NotImplementedError
+
+    def confirm(self) -> None:
+        """The request has succeeded."""
 
 
 class Changes(Change):
@@ -121,7 +126,11 @@ class NamedParse(Change):
         self._client = client
         self._name = name
 
+    def confirm(self) -> None:
+        self._statement.is_known = True
+
     def undo(self, origin: OriginSession, *, failed: bool) -> None:
+        self._statement.is_known = self._statement.is_known and not failed
         origin.statements.pop(self._statement, None)
         if self._client is not None:
             self._client.statements.pop(self._name, None)

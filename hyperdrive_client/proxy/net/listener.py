@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import stat
+from ipaddress import ip_address
 from pathlib import Path
 
 from ...errors import ProxyStartError
@@ -22,14 +23,24 @@ async def listen(network: Network, settings: Settings) -> tuple[asyncio.Server, 
     if settings.unix_socket is not None:
         return await _listen_on_socket(network, settings.unix_socket), settings.port
     try:
-        server = await network.loop.create_server(
-            network.accept, settings.host, settings.port, backlog=BACKLOG
-        )
+        server = await _listen_on_port(network, settings.host, settings.port)
     except OSError as error:
         raise ProxyStartError(
             f"the proxy can't listen on {settings.host}:{settings.port}: {error.strerror or error}"
         ) from error
     return server, server.sockets[0].getsockname()[1]
+
+
+async def _listen_on_port(network: Network, host: str, port: int) -> asyncio.Server:
+    loop = network.loop
+    try:
+        version = ip_address(host).version
+    except ValueError:
+        return await loop.create_server(network.accept, host, port, backlog=BACKLOG)
+    # An address needs no resolver, whose threads would not survive a fork of the application.
+    family = socket.AF_INET6 if version == 6 else socket.AF_INET
+    listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    return await loop.create_server(network.accept, sock=listening, backlog=BACKLOG)
 
 
 async def _listen_on_socket(network: Network, path: str) -> asyncio.Server:

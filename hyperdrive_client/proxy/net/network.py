@@ -130,7 +130,8 @@ class Network:
 
     def _close(self, connection: ClientConnection) -> None:
         connection.transport.close()
-        self.loop.call_later(LAST_WORDS_SECONDS, connection.transport.abort)
+        if connection.transport.get_write_buffer_size():
+            self.loop.call_later(LAST_WORDS_SECONDS, connection.transport.abort)
 
     async def _connect(self, origin: OriginSession) -> None:
         def factory(address: Address, encrypted: bool) -> OriginConnection:

@@ -100,7 +100,12 @@ async def _connect(address: Address) -> socket.socket:
     if address.is_unix:
         path = f"{address.host}/.s.PGSQL.{address.port}"
         return await _connected(socket.AF_UNIX, path)
-    found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    try:
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+        )
+    except socket.gaierror:  # a name: the resolver may take its time
+        found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     failure: OSError | None = None
     for family, _, _, _, where in found:
         try:

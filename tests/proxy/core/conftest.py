@@ -457,8 +457,8 @@ class Proxy:
             assert origin.client is None or origin.client.origin is origin
             if origin.state is OriginState.IDLE:
                 assert (origin.status, list(origin.expected), origin.cancels) == (m.IDLE, [], 0)
-                assert not (origin.dirty or origin.batch_open or origin.skipping)
-                assert not (origin.copying_in or origin.framer.remaining)
+                left = (origin.dirty, origin.batch_open, origin.skipping, origin.copying_in)
+                assert (left, origin.framer.remaining) == ((False,) * 4, 0)
             elif origin.state not in _ORIGIN_DOES_NOTHING and origin.expected:
                 assert origin.expected[0].action is not Action.FAKE, list(origin.expected)
         for client in self.core.clients:
@@ -483,7 +483,7 @@ def feeding(request: pytest.FixtureRequest) -> str:
 def make_settings(auth: str = "trust", origin: dict[str, Any] | None = None, **limits: Any) -> Any:
     known = {"user": "owner", "database": "app", "password": "secret", "sslmode": "disable"}
     return Settings(
-        origin=Origin(addresses=(ADDRESS,), **(known | (origin or {}))),
+        origin=Origin(**({"addresses": (ADDRESS,)} | known | (origin or {}))),
         user="visitor",
         password="entry",
         auth=auth,

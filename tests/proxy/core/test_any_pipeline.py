@@ -435,10 +435,8 @@ class World:
                 accidents.append(("vanish", index))
                 if client.state in ("linked", "stalled"):
                     accidents.append(("cancel", index))
-        for server in self.proxy.servers:
-            if server.state not in ("connecting", "closed"):
-                accidents.append(("closed", server))
-        return accidents
+        open_ = [each for each in self.proxy.servers if each.state not in ("connecting", "closed")]
+        return accidents + [("closed", server) for server in open_]
 
     def perform(self, what: str, whom: Any) -> None:
         match what:

@@ -225,8 +225,8 @@ class TestDrain:
         proxy.later(100)
         assert len(proxy.servers) == 1
         client.vanishes()
-        server.is_cleaned(rollback=True) if server.state == "cleaning" else None
-        server.hears()
+        server.is_cleaned(rollback=True)
+        server.receives("X")
         server.closes()
         assert proxy.core.at_rest
 

@@ -332,6 +332,20 @@ class TestHostile:
         client.receives("E FATAL 08P01")
         assert server.aborted
 
+    def test_what_comes_before_a_bad_message_is_passed_on(self, proxy):
+        client, server = proxy.linked()
+        client.sends("Q select 1")
+        server.sends_bytes(b"I\x00\x00\x00\x04" + m.ready_for_query(84) + b"T\x00\x00\x00\x03")
+        client.receives("I", "Z T", "E FATAL 08P01")
+        assert server.aborted
+
+    def test_forgetting_for_nobody(self, proxy):
+        client, server = proxy.pair()
+        client.sends("Q select f()", "X")
+        server.receives("Q select f()")
+        server.sends("C DEALLOCATE ALL", "Z I")
+        server.is_cleaned()
+
     def test_a_command_without_a_tag(self, proxy):
         client, server = proxy.linked()
         client.sends("Q select 1")

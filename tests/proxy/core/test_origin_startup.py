@@ -222,3 +222,75 @@ class TestFailures:
         server.sends("E FATAL 28P01 no")
         assert "secret" not in repr(server.client.hears())
         assert "secret" not in repr(server.session)
+
+
+class TestSeveralAddresses:
+    """Who is reached and is not what is wanted makes way for the next address."""
+
+    @pytest.fixture
+    def proxy(self, start):
+        addresses = (Address("one"), Address("two"))
+        return start(origin={"addresses": addresses, "target_session_attrs": "read-write"})
+
+    def test_a_standby_is_passed_over(self, proxy):
+        server = waited_for(proxy)
+        assert proxy.core.pool.first_address == 0
+        server.starts(in_hot_standby="on")
+        assert server.aborted
+        assert proxy.core.pool.first_address == 1
+        proxy.servers[1].starts(in_hot_standby="off")
+        server.client.is_welcomed()
+        assert proxy.core.pool.first_address == 1
+
+    def test_after_the_last_address_the_client_is_told(self, proxy):
+        client = waited_for(proxy).client
+        proxy.servers[0].starts(in_hot_standby="on")
+        proxy.servers[1].starts(default_transaction_read_only="on")
+        client.receives("E FATAL 58000 Server connection attempt failed: no server is read-write")
+        assert proxy.core.pool.first_address == 0
+
+    def test_where_nobody_listens_is_the_networks_business(self, proxy):
+        client = waited_for(proxy).client
+        proxy.servers[0].cannot_be_reached()
+        client.receives("E FATAL 58000")
+        assert proxy.core.pool.first_address == 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "primary", "read_only_primary", "standby"),
+    [
+        ("any", True, True, True),
+        ("read-write", True, False, False),
+        ("read-only", False, True, True),
+        ("primary", True, True, False),
+        ("standby", False, False, True),
+    ],
+)
+def test_which_servers_will_do(start, wanted, primary, read_only_primary, standby):
+    for fits, reported in (
+        (primary, {"in_hot_standby": "off", "default_transaction_read_only": "off"}),
+        (primary, {}),
+        (read_only_primary, {"default_transaction_read_only": "on"}),
+        (standby, {"in_hot_standby": "on"}),
+    ):
+        server = waited_for(start(origin={"target_session_attrs": wanted}))
+        server.starts(**reported)
+        assert (server.state == "idle") == fits
+        assert server.client.closed != fits
+
+
+def test_a_password_file_that_changes_is_read_again(start, tmp_path):
+    file = tmp_path / "pgpass"
+    proxy = start(origin={"password": None, "passfile": str(file)})
+    for password in ("first", "second"):
+        file.write_text(f"*:*:*:*:{password}")
+        file.chmod(0o600)
+        server = waited_for(proxy)
+        server.connects()
+        scram = ScramServer(ScramVerifier.from_password(password))
+        asks(server, 10, b"SCRAM-SHA-256\x00\x00")
+        asks(server, 11, scram.first(server.hears_bytes()[23:]))
+        asks(server, 12, scram.final(server.hears_bytes()[5:]))
+        server.sends("E FATAL 53300 come again")
+        assert server.client.hears() == ["E FATAL 53300 come again"]
+        proxy.later(1)

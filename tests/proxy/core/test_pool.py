@@ -332,7 +332,7 @@ class TestReplay:
         assert (server.state, zoned.state) == ("idle", "idle")
 
     def test_an_origin_that_cannot_be_cleaned_is_closed(self, three):
-        plain, zoned, server = three
+        plain, _, server = three
         plain.sends("Q select 1")
         server.receives("Q DISCARD ALL")
         server.sends("E 53200 out of memory", "Z I")
@@ -343,7 +343,7 @@ class TestReplay:
         assert server.closing
 
     def test_a_client_that_vanishes_in_between(self, three):
-        plain, zoned, server = three
+        plain, _, server = three
         plain.sends("Q select 1")
         server.receives("Q DISCARD ALL")
         plain.vanishes()

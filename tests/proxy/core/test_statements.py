@@ -260,12 +260,14 @@ class TestNamed:
     def test_a_bind_longer_than_a_read_is_rewritten(self, proxy):
         client, server = proxy.linked()
         name = prepared(client, server)
+        proxy.feeding = "whole"
         value = "v" * 200_000
         client.sends(f"B <-s {value}", "S")
         server.receives(f"B <-{name} {value}", "S")
 
     def test_a_name_longer_than_a_read_is_kept(self, proxy):
         client, server = proxy.linked()
+        proxy.feeding = "whole"
         long = "s" * 70_000
         name = prepared(client, server, long)
         client.sends(f"B <-{long}", f"D S {long}", "S")

@@ -1,0 +1,98 @@
+"""Settings that could not work are refused where they are made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import FrozenInstanceError, fields, replace
+
+import pytest
+
+from hyperdrive_client.bindings.connection_string import Address, Origin
+from hyperdrive_client.errors import ConfigurationError
+from hyperdrive_client.proxy.settings import Limits, Settings
+
+ORIGIN = Origin((Address("db.example.com"),), "app", "shop", "origin secret")
+SETTINGS = Settings(ORIGIN, "client", "client secret")
+TIMES = [field.name for field in fields(Limits) if field.name.endswith("_timeout")]
+COUNTS = ["origin_connection_limit", "prepared_statements"]
+
+
+def test_the_limits_are_hyperdrives_but_for_the_statement_timeout() -> None:
+    limits = Limits()
+    assert (limits.origin_connection_limit, limits.prepared_statements) == (20, 200)
+    assert (limits.pool_timeout, limits.connect_timeout, limits.login_timeout) == (15, 15, 15)
+    assert (limits.idle_timeout, limits.statement_timeout) == (600, 0)
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_a_time_is_a_finite_number_of_seconds(name: str) -> None:
+    for seconds in (0, 0.5, 3600, 999_999_999):
+        assert getattr(Limits(**{name: seconds}), name) == seconds  # type: ignore[arg-type]
+    for seconds in (-1, -0.001, 1e9, math.inf, -math.inf, math.nan):
+        with pytest.raises(ConfigurationError, match=f"^{name} is {seconds}"):
+            Limits(**{name: seconds})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_count_is_at_least_one(name: str) -> None:
+    assert getattr(Limits(**{name: 1}), name) == 1
+    for count in (0, -1):
+        with pytest.raises(ConfigurationError, match=f"^{name} is {count}: at least 1"):
+            Limits(**{name: count})
+
+
+def test_every_limit_is_one_of_these() -> None:
+    assert {field.name for field in fields(Limits)} == {*TIMES, *COUNTS}
+
+
+@pytest.mark.parametrize("port", [0, 1, 65535])
+def test_a_port_is_accepted(port: int) -> None:
+    assert replace(SETTINGS, port=port).port == port
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_port_that_cannot_be_is_refused(port: int) -> None:
+    with pytest.raises(ConfigurationError, match=f"port is {port}: expected 0 to 65535"):
+        replace(SETTINGS, port=port)
+
+
+@pytest.mark.parametrize("auth", ["", "md5", "SCRAM", None])
+def test_another_way_to_authenticate_is_refused(auth: str) -> None:
+    with pytest.raises(ConfigurationError, match="expected 'scram' or 'trust'"):
+        replace(SETTINGS, auth=auth)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.0.2.1", "db.example.com", "localhost."])
+def test_nobody_is_trusted_from_elsewhere(host: str) -> None:
+    assert replace(SETTINGS, host=host).auth == "scram"
+    with pytest.raises(ConfigurationError, match="trust"):
+        replace(SETTINGS, host=host, auth="trust")
+    replace(SETTINGS, host=host, auth="trust", unix_socket="/run/x/.s.PGSQL.5432")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_loopback_may_be_trusted(host: str) -> None:
+    assert replace(SETTINGS, host=host, auth="trust").auth == "trust"
+
+
+@pytest.mark.parametrize(
+    "demand", [{"channel_binding": "require"}, {"target_session_attrs": "prefer-standby"}]
+)
+def test_what_the_proxy_cannot_do_for_an_origin_is_refused_by_name(demand: dict[str, str]) -> None:
+    [(name, value)] = demand.items()
+    with pytest.raises(ConfigurationError, match=f"^{name}={value} is not supported"):
+        replace(SETTINGS, origin=replace(ORIGIN, **demand))  # type: ignore[arg-type]
+
+
+def test_no_password_is_shown() -> None:
+    assert "secret" not in repr(SETTINGS)
+    with pytest.raises(ConfigurationError) as caught:
+        replace(SETTINGS, port=-1)
+    assert "secret" not in str(caught.value)
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(FrozenInstanceError):
+        SETTINGS.port = 1  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        SETTINGS.limits.pool_timeout = 1  # type: ignore[misc]
