@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from ..errors import ClientProtocolError, OriginProtocolError, ProtocolError
 from . import messages as m
@@ -15,17 +14,13 @@ KIB = 1024
 MIB = 1024 * KIB
 
 
-class Chunk(NamedTuple):
-    """What one read brought.
+Chunk = tuple[bytes, list[tuple[int, int, int]], int]
+"""What one read brought: ``buffer``, ``messages``, ``end``.
 
-    ``buffer[:end]`` may be passed on. ``messages`` are (type, start, stop) of those messages that
-    begin in it and that the framer lists; the last one's ``stop`` may lie beyond ``end``: it is
-    passed on in parts.
-    """
-
-    buffer: bytes
-    messages: list[tuple[int, int, int]]
-    end: int
+``buffer[:end]`` may be passed on. ``messages`` are (type, start, stop) of those messages that begin
+in it and that the framer lists; the last one's ``stop`` may lie beyond ``end``: it is passed on in
+parts.
+"""
 
 
 class Framer:
@@ -89,7 +84,7 @@ class Framer:
             self._parts.append(data)
             self._have += len(data)
             if self._have < self._needed:
-                return Chunk(b"", [], 0)
+                return b"", [], 0
             data = b"".join(self._parts)
             self._parts.clear()
             self._have = self._needed = 0
@@ -110,7 +105,7 @@ class Framer:
                 if not position:
                     assert self.failure is not None
                     raise self.failure
-                return Chunk(data, listed, position)
+                return data, listed, position
             if stop > size:
                 if size - position >= self._streamed.get(kind, length + 1):
                     self.remaining = stop - size
@@ -127,7 +122,7 @@ class Framer:
             self._parts.append(data[position:])
             self._have = size - position
             self._needed = self._needed or 5
-        return Chunk(data, listed, position)
+        return data, listed, position
 
     def _allows(self, kind: int, length: int) -> bool:
         limit = self._limits.get(kind, self._limit)

@@ -14,7 +14,7 @@ from ...sql.session_effects import changes_session
 from . import expected as e
 from .client_startup import ClientStartup, Refused
 from .effects import CloseClient, PauseClient, ResumeClient, SendToClient, SendToOrigin
-from .expected import Action, Expected
+from .expected import FAKE, SKIP, Expected
 from .origin_startup import ConnectFailure
 from .pool import LOST
 from .session_variables import Profile, Settings, application_name, startup_settings
@@ -51,7 +51,10 @@ class ClientState(Enum):
     CLOSED = "closed"
 
 
-_LINKED = (ClientState.LINKED, ClientState.STALLED)
+# Looking a member up in its class costs more than all else that is done with it here.
+_IDLE, _WAITING = ClientState.IDLE, ClientState.WAITING
+_LINKED, _STALLED = ClientState.LINKED, ClientState.STALLED
+_HAS_LINK = (_LINKED, _STALLED)
 
 # While a client waits it may send this much before it is no longer read from.
 MAX_HELD_BYTES = 64 * 1024
@@ -114,6 +117,10 @@ class ClientSession:
         return f"<ClientSession {self.state.value} pid={self.process_id}>"
 
     @property
+    def is_stalled(self) -> bool:
+        return self.state is _STALLED
+
+    @property
     def sends_partial_message(self) -> bool:
         """The rest of a message whose beginning is at the origin is still to come."""
         return self._passing
@@ -123,9 +130,9 @@ class ClientSession:
     def receive(self, data: bytes, now: float) -> None:
         """Take what the client sent."""
         try:
-            if self.state is ClientState.LINKED or self.state is ClientState.IDLE:
+            if self.state is _LINKED or self.state is _IDLE:
                 chunk = self.framer.feed(data)
-                if chunk.messages:
+                if chunk[1]:
                     self._process(chunk, 0, now)
                 self._check_framing()
             elif self.state is ClientState.STARTUP:
@@ -153,19 +160,19 @@ class ClientSession:
 
     def shut_down(self, now: float) -> None:
         """The proxy ends: refuse what is not begun, let a transaction finish."""
-        if self.state not in _LINKED:
+        if self.state not in _HAS_LINK:
             self.send(SHUTTING_DOWN)
             self.close(now)
 
     def cancel(self, now: float) -> OriginSession | None:
         """Cancel what the session is doing; the origin connection where that takes a request."""
-        if self.state is ClientState.WAITING:
+        if self.state is _WAITING:
             self.pool.leave(self)
             if self.origin is not None:
                 self.origin.abandon(now, vanished=True)
                 self.origin = None
             self.link_failed(_CANCELLED, now)
-        elif self.state in _LINKED and self.origin is not None and self.origin.expected:
+        elif self.state in _HAS_LINK and self.origin is not None and self.origin.expected:
             self.origin.cancel()
             return self.origin
         return None
@@ -217,7 +224,7 @@ class ClientSession:
             + m.backend_key_data(self.process_id, self.secret_key)
             + m.ready_for_query(m.IDLE)
         )
-        self.state = ClientState.IDLE
+        self.state = _IDLE
         self._resume(now)
 
     # The link.
@@ -226,8 +233,8 @@ class ClientSession:
         """The pool lends ``origin``; ``ready`` once the settings are in force there."""
         self.origin = origin
         if not ready:
-            if self.state is ClientState.IDLE:
-                self.state = ClientState.WAITING
+            if self.state is _IDLE:
+                self.state = _WAITING
             return
         if self.state is ClientState.JOINING:
             profile = self.pool.learn(self.settings, origin)
@@ -236,8 +243,8 @@ class ClientSession:
             self._welcome(profile, now)
             self.pool.offer(origin, now)
             return
-        waited = self.state is ClientState.WAITING
-        self.state = ClientState.LINKED
+        waited = self.state is _WAITING
+        self.state = _LINKED
         if origin.reported is not self.reported:
             self._report(origin.reported)
         if waited:
@@ -246,14 +253,14 @@ class ClientSession:
     def unlinked(self, now: float) -> None:
         """The transaction is over."""
         self.origin = None
-        self.state = ClientState.IDLE
+        self.state = _IDLE
         if self.core.draining:
             self.shut_down(now)
 
     def answered(self, now: float) -> None:
         """Answers came: what depended on them can go on."""
-        if self.state is ClientState.STALLED and self.origin and not self.origin.blocks():
-            self.state = ClientState.LINKED
+        if self.origin is not None and not self.origin.blocks():
+            self.state = _LINKED
             self._resume(now)
 
     def link_failed(self, failure: ConnectFailure, now: float) -> None:
@@ -264,7 +271,7 @@ class ClientSession:
             self.close(now)
             return
         self.send(failure.response("ERROR"))
-        self.state = ClientState.IDLE
+        self.state = _IDLE
         self._failing = True
         self._resume(now)
 
@@ -274,7 +281,7 @@ class ClientSession:
         ``None``: the client has heard the reason already, or is in the middle of a message.
         """
         self.origin = None
-        if self.state in (ClientState.WAITING, ClientState.JOINING):
+        if self.state in (_WAITING, ClientState.JOINING):
             self.link_failed(failure or LOST, now)
             return
         if failure is not None:
@@ -351,7 +358,7 @@ class ClientSession:
                     replacement = b""
                 elif kind in _BEGINS_BATCH and not origin.batch_open and origin.blocks():
                     self._stalled = (chunk, index)
-                    self.state = ClientState.STALLED
+                    self.state = _STALLED
                     end = position
                     break
                 elif kind == m.QUERY:
@@ -397,7 +404,7 @@ class ClientSession:
             self._flush(origin, pieces, buffer[start:position])
             raise
         self._flush(origin, pieces, buffer[start:end])
-        if self.state is ClientState.LINKED:
+        if self.state is _LINKED:
             # What is stalled is decided when it goes on.
             self._passing = passed and self.framer.remaining > 0
             if not expected:
@@ -442,8 +449,9 @@ class ClientSession:
     def _process_unlinked(self, chunk: Chunk, first: int, now: float) -> int:
         """Handle what needs no link; the index of the first message that has one now, or -1."""
         self._passing = False
-        for index in range(first, len(chunk.messages)):
-            kind, position, stop = chunk.messages[index]
+        buffer, messages, _ = chunk
+        for index in range(first, len(messages)):
+            kind, position, stop = messages[index]
             if self._failing:
                 if kind in (m.SYNC, m.QUERY, m.FUNCTION_CALL):
                     self._failing = False
@@ -455,13 +463,13 @@ class ClientSession:
                 if self.core.draining:
                     self.shut_down(now)
                     return -1
-                if self._answers_unlinked(chunk.buffer, kind, position, stop):
+                if self._answers_unlinked(buffer, kind, position, stop):
                     continue
                 if self.pool.acquire(self, now):
                     return index
-                if self.state is ClientState.IDLE:
-                    self.state = ClientState.WAITING
-                if self.state is ClientState.WAITING:
+                if self.state is _IDLE:
+                    self.state = _WAITING
+                if self.state is _WAITING:
                     self._stalled = (chunk, index)
                 return -1
             if kind == m.SYNC:
@@ -515,7 +523,7 @@ class ClientSession:
         ):
             # Whether the transaction is a failed one (25P02) only the origin can say.
             del origin.statements[statement]
-            origin.expected.append(Expected(m.CLOSE, Action.SKIP, change=Eviction(statement)))
+            origin.expected.append(Expected(m.CLOSE, SKIP, change=Eviction(statement)))
             again = origin.prepare(statement, self, name)
             return m.close_statement(statement.server_name) + again
         origin.statements.move_to_end(statement)
@@ -534,6 +542,18 @@ class ClientSession:
         return m.close_statement(name) + m.parse(name, b"") + message
 
     def _bind(self, origin: OriginSession, buffer: bytes, position: int, stop: int) -> bytes | None:
+        statement = self.unnamed
+        if (
+            statement is not None
+            and statement is origin.unnamed
+            and not statement.changes_session
+            and buffer.startswith(b"\x00\x00", position + 5)
+            and stop > position + 6
+        ):
+            # What most drivers send for every statement, without the work for the others.
+            self._forgets = False
+            origin.expected.append(e.BIND)
+            return None
         portal_end = buffer.find(b"\x00", position + 5, stop)
         name_end = buffer.find(b"\x00", portal_end + 1, stop) if portal_end >= 0 else -1
         if name_end < 0:
@@ -562,7 +582,10 @@ class ClientSession:
         )
 
     def _execute(self, origin: OriginSession) -> Expected:
-        return Expected(m.EXECUTE, change=ForgetAll(self, origin)) if self._forgets else e.EXECUTE
+        if not self._forgets:
+            return e.EXECUTE
+        self._forgets = False
+        return Expected(m.EXECUTE, change=ForgetAll(self, origin))
 
     def _describe(
         self, origin: OriginSession, buffer: bytes, position: int, stop: int
@@ -617,7 +640,7 @@ class ClientSession:
     def _fake(self, origin: OriginSession, kind: int, data: bytes, change: Change) -> None:
         """Answer in the origin's place, when it is that answer's turn."""
         if origin.expected:
-            origin.expected.append(Expected(kind, Action.FAKE, data=data, change=change))
+            origin.expected.append(Expected(kind, FAKE, data=data, change=change))
         else:
             self.send(data)
 

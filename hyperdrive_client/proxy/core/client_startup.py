@@ -114,15 +114,15 @@ class ClientStartup:
         return answer
 
     def _authenticate(self, data: bytes) -> bytes:
-        chunk = self._framer.feed(data)
+        buffer, messages, end = self._framer.feed(data)
         answer = b""
-        for kind, start, stop in chunk.messages:
+        for kind, start, stop in messages:
             if kind != m.PASSWORD:
                 raise ClientProtocolError(f"expected SASL response, got message type {kind}")
-            answer += self._sasl(chunk.buffer[start + 5 : stop])
+            answer += self._sasl(buffer[start + 5 : stop])
             if self.done:
                 # What a client sends ahead of our AuthenticationOk is not ours to refuse.
-                return answer + self._finish(chunk.buffer[stop : chunk.end] + self._framer.held)
+                return answer + self._finish(buffer[stop:end] + self._framer.held)
         return answer
 
     def _sasl(self, body: bytes) -> bytes:

@@ -20,6 +20,8 @@ from .pool import Pool
 FIRST_PROCESS_ID = (1 << 22) + 1
 LAST_PROCESS_ID = (1 << 31) - 1
 
+_ENDED = (OriginState.CLOSING, OriginState.CLOSED)
+
 
 class Core:
     """All sessions of one proxy.
@@ -101,7 +103,7 @@ class Core:
             self.pool.connect_failed(origin, failure, now)
 
     def origin_received(self, origin: OriginSession, data: bytes, now: float) -> None:
-        if origin.state in (OriginState.CLOSING, OriginState.CLOSED):
+        if origin.state in _ENDED:
             return
         try:
             origin.receive(data, now)
@@ -123,7 +125,7 @@ class Core:
         """A CancelRequest was delivered, or could not be."""
         origin.cancels -= 1
         self._end_cancels(origin, now)
-        if origin.state not in (OriginState.CLOSING, OriginState.CLOSED):
+        if origin.state not in _ENDED:
             origin.settle(now)
 
     def _end_cancels(self, origin: OriginSession, now: float) -> None:

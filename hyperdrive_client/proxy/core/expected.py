@@ -24,6 +24,10 @@ class Action(IntEnum):
     """The client asked and the origin was not bothered: we answer when it is its turn."""
 
 
+# Looking a member up in its class costs more than all else that is done with it here.
+FORWARD, SKIP, FAKE = Action
+
+
 class Expected:
     """One expected answer.
 
@@ -36,7 +40,7 @@ class Expected:
     def __init__(
         self,
         kind: int,
-        action: Action = Action.FORWARD,
+        action: Action = FORWARD,
         *,
         data: bytes = b"",
         change: Change | None = None,
@@ -53,7 +57,7 @@ class Expected:
 # Entries without anything of their own are shared: the hot path makes no objects.
 BIND = Expected(m.BIND)
 CLOSE = Expected(m.CLOSE)
-COPY_END = Expected(m.COPY_DONE, Action.FAKE)
+COPY_END = Expected(m.COPY_DONE, FAKE)
 """A CopyDone or CopyFail sent before the origin said that it is in copy mode. It has no answer."""
 DESCRIBE = Expected(m.DESCRIBE)
 EXECUTE = Expected(m.EXECUTE)
@@ -62,12 +66,12 @@ PARSE = Expected(m.PARSE)
 QUERY = Expected(m.QUERY)
 SYNC = Expected(m.SYNC)
 
-SKIPPED_BIND = Expected(m.BIND, Action.SKIP)
-SKIPPED_CLOSE = Expected(m.CLOSE, Action.SKIP)
-SKIPPED_EXECUTE = Expected(m.EXECUTE, Action.SKIP)
-SKIPPED_PARSE = Expected(m.PARSE, Action.SKIP)
-SKIPPED_QUERY = Expected(m.QUERY, Action.SKIP)
-SKIPPED_SYNC = Expected(m.SYNC, Action.SKIP)
+SKIPPED_BIND = Expected(m.BIND, SKIP)
+SKIPPED_CLOSE = Expected(m.CLOSE, SKIP)
+SKIPPED_EXECUTE = Expected(m.EXECUTE, SKIP)
+SKIPPED_PARSE = Expected(m.PARSE, SKIP)
+SKIPPED_QUERY = Expected(m.QUERY, SKIP)
+SKIPPED_SYNC = Expected(m.SYNC, SKIP)
 
 # Requests whose answer ends in ReadyForQuery.
 ENDS_IN_READY = frozenset((m.QUERY, m.SYNC, m.FUNCTION_CALL))

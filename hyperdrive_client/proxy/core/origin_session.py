@@ -13,7 +13,7 @@ from ...protocol import messages as m
 from ...protocol.framing import CONTINUATION, origin_framer
 from . import expected as e
 from .effects import AbortOrigin, CancelOrigin, CloseOrigin, SendToClient, SendToOrigin
-from .expected import Action, Expected
+from .expected import FAKE, FORWARD, SKIP, Expected
 from .origin_startup import OriginStartup
 from .session_variables import APPLICATION_NAME, Settings, replay
 from .statements import Eviction, NamedParse, Statement, Unnamed
@@ -41,6 +41,9 @@ class OriginState(Enum):
     """Terminate is said; counts until the origin has closed, since it counts there as well."""
     CLOSED = "closed"
 
+
+# Looking a member up in its class costs more than all else that is done with it here.
+_IDLE, _LINKED = OriginState.IDLE, OriginState.LINKED
 
 # Which request an answer completes. A Query is completed by ReadyForQuery alone.
 _COMPLETES = {
@@ -122,9 +125,9 @@ class OriginSession:
     def _start(self, data: bytes, now: float) -> None:
         startup = self.startup
         assert startup is not None
-        chunk = self.framer.feed(data)
-        for kind, start, stop in chunk.messages:
-            answer = startup.receive(kind, chunk.buffer[start + 5 : stop])
+        buffer, messages, _ = self.framer.feed(data)
+        for kind, start, stop in messages:
+            answer = startup.receive(kind, buffer[start + 5 : stop])
             if answer:
                 self.send(answer)
             if startup.failure is not None:
@@ -152,10 +155,10 @@ class OriginSession:
         if len(self.statements) >= self.pool.settings.limits.prepared_statements:
             oldest, _ = self.statements.popitem(last=False)
             parts.append(m.close_statement(oldest.server_name))
-            self.expected.append(Expected(m.CLOSE, Action.SKIP, change=Eviction(oldest)))
+            self.expected.append(Expected(m.CLOSE, SKIP, change=Eviction(oldest)))
         self.statements[statement] = None
         change = NamedParse(statement, client, name)
-        action = Action.FORWARD if client is not None else Action.SKIP
+        action = FORWARD if client is not None else SKIP
         self.expected.append(Expected(m.PARSE, action, change=change))
         parts.append(m.parse(statement.server_name, statement.text, statement.parameter_types))
         return b"".join(parts)
@@ -163,10 +166,10 @@ class OriginSession:
     def prepare_unnamed(self, statement: Statement | None) -> bytes:
         """Make ``statement`` the unnamed one here; ``None``: see to it that there is none."""
         if statement is None:
-            self.expected.append(Expected(m.CLOSE, Action.SKIP, change=Unnamed(None, self)))
+            self.expected.append(Expected(m.CLOSE, SKIP, change=Unnamed(None, self)))
             self.unnamed = None
             return m.close_statement(b"")
-        self.expected.append(Expected(m.PARSE, Action.SKIP, change=Unnamed(None, self)))
+        self.expected.append(Expected(m.PARSE, SKIP, change=Unnamed(None, self)))
         self.unnamed = statement
         return m.parse(b"", statement.text, statement.parameter_types)
 
@@ -250,7 +253,7 @@ class OriginSession:
         if self.expected or self.cancels:
             return
         state = self.state
-        if state is OriginState.LINKED:
+        if state is _LINKED:
             if self.status == m.IDLE and not self.batch_open and not self.skipping:
                 client = self.client
                 assert client is not None
@@ -292,7 +295,7 @@ class OriginSession:
         for kind, position, stop in messages:
             head = expected[0] if expected else None
             completes = _COMPLETES.get(kind)
-            skip = head is not None and head.action is Action.SKIP
+            skip = head is not None and head.action is SKIP
             if completes is not None:
                 if head is None:
                     raise self._unexpected(kind)
@@ -306,7 +309,7 @@ class OriginSession:
                     if kind == m.PARSE_COMPLETE and head.change is not None:
                         head.change.confirm()
                     expected.popleft()
-                    if expected and expected[0].action is Action.FAKE:
+                    if expected and expected[0].action is FAKE:
                         if skip:
                             pieces.append(buffer[start:last])
                         else:
@@ -328,7 +331,7 @@ class OriginSession:
                 self.status = buffer[position + 5]
                 ready = True
             elif kind == m.ERROR_RESPONSE:
-                if self.state is OriginState.IDLE:
+                if self.state is _IDLE:
                     # It says why it is about to close; nobody is to be linked to it now.
                     self.abort(now)
                     return
@@ -336,7 +339,7 @@ class OriginSession:
             elif kind == m.PARAMETER_STATUS:
                 skip = self._parameter_status(buffer[position + 5 : stop]) or skip
             elif kind == m.COPY_IN_RESPONSE:
-                if self.state is not OriginState.LINKED:
+                if self.state is not _LINKED:
                     # Nobody is there to send what is to be copied.
                     self.abort(now)
                     return
@@ -348,14 +351,14 @@ class OriginSession:
                     pieces.append(buffer[start:last])
                 start = stop
             last = stop
-            if ready and expected and expected[0].action is Action.FAKE:
+            if ready and expected and expected[0].action is FAKE:
                 pieces.append(buffer[start:last])
                 start = last
                 pieces.append(self._fakes())
-        if expected and expected[0].action is Action.SKIP:
+        if expected and expected[0].action is SKIP:
             end = min(last, end)
         client = self.client
-        if client is not None and self.state is OriginState.LINKED:
+        if client is not None and self.state is _LINKED:
             if start < end:
                 pieces.append(buffer[start:end])
             if pieces:
@@ -366,7 +369,8 @@ class OriginSession:
         if self.framer.failure is not None:
             raise self.framer.failure
         if client is not None:
-            client.answered(now)
+            if client.is_stalled:
+                client.answered(now)
         elif self.skipping:
             # The Sync that would end this was never sent.
             self.abort(now)
@@ -387,7 +391,7 @@ class OriginSession:
         """The answers of ours that are due now."""
         expected = self.expected
         parts = []
-        while expected and expected[0].action is Action.FAKE:
+        while expected and expected[0].action is FAKE:
             parts.append(expected.popleft().data)
         return b"".join(parts)
 
@@ -410,7 +414,7 @@ class OriginSession:
         if head.kind in e.ENDS_IN_READY:
             if head.change is not None:
                 head.change.undo(self, failed=True)
-            if head.action is Action.SKIP:
+            if head.action is SKIP:
                 self.failure = body
                 return True
             self.copying_in = False
@@ -424,7 +428,7 @@ class OriginSession:
         for entry in reversed(dropped):
             if entry.change is not None:
                 entry.change.undo(self, failed=entry is head)
-        if self.state is not OriginState.LINKED:
+        if self.state is not _LINKED:
             self.failure = body
             return True
         # A Parse of ours that fails is the client's error: it would have met the same one.
@@ -435,7 +439,7 @@ class OriginSession:
         name, _, rest = body.partition(b"\x00")
         if name != APPLICATION_NAME:
             self.reported = self.pool.intern({**self.reported, name: rest[:-1]})
-            if self.client is not None and self.state is OriginState.LINKED:
+            if self.client is not None and self.state is _LINKED:
                 self.client.reported = self.reported
         return False
 

@@ -29,6 +29,9 @@ MAX_PROFILES = 256
 # An origin that was told goodbye is given this long to close.
 CLOSE_TIMEOUT = 5.0
 
+# Looking a member up in its class costs more than all else that is done with it here.
+_IDLE, _LINKED, _CLOSED = OriginState.IDLE, OriginState.LINKED, OriginState.CLOSED
+
 
 class Pool:
     """Who has which origin connection, and who is next.
@@ -60,12 +63,15 @@ class Pool:
 
     def move(self, origin: OriginSession, state: OriginState) -> None:
         """The one place in which an origin session changes its state."""
-        if origin.state is OriginState.IDLE:
-            self.idle.remove(origin)
+        if origin.state is _IDLE:
+            if self.idle[-1] is origin:
+                self.idle.pop()
+            else:
+                self.idle.remove(origin)
         origin.state = state
-        if state is OriginState.IDLE:
+        if state is _IDLE:
             self.idle.append(origin)
-        elif state is OriginState.CLOSED:
+        elif state is _CLOSED:
             self.origins.discard(origin)
 
     def started(self, origin: OriginSession, now: float) -> None:
@@ -97,7 +103,7 @@ class Pool:
 
     def lost(self, origin: OriginSession, now: float) -> None:
         """The connection is closed, by whomever."""
-        if origin.state is OriginState.CLOSED:
+        if origin.state is _CLOSED:
             return
         if origin.startup is not None or origin.state is OriginState.CONNECTING:
             failure = ConnectFailure(
@@ -112,7 +118,7 @@ class Pool:
         self._grow(now)
 
     def _end(self, origin: OriginSession) -> None:
-        self.move(origin, OriginState.CLOSED)
+        self.move(origin, _CLOSED)
         self.effects.append(AbortOrigin(origin))
 
     def _in_use(self) -> bool:
@@ -138,7 +144,7 @@ class Pool:
             self._link(origin, self.waiting.popleft(), now)
             return
         origin.since = now
-        self.move(origin, OriginState.IDLE)
+        self.move(origin, _IDLE)
 
     # Clients.
 
@@ -166,7 +172,7 @@ class Pool:
             client.link(origin, now, ready=False)
             origin.replay(client.settings)
             return False
-        self.move(origin, OriginState.LINKED)
+        self.move(origin, _LINKED)
         client.link(origin, now, ready=True)
         return True
 
@@ -182,7 +188,7 @@ class Pool:
             origin.clean()
             return
         origin.settings = client.settings
-        self.move(origin, OriginState.LINKED)
+        self.move(origin, _LINKED)
         client.link(origin, now, ready=True)
 
     def leave(self, client: ClientSession) -> None:
@@ -250,7 +256,7 @@ class Pool:
             self.waiting.popleft().link_failed(failure, now)
         for origin in list(self.origins):
             age = now - origin.since
-            if origin.state is OriginState.IDLE:
+            if origin.state is _IDLE:
                 if limits.idle_timeout and age >= limits.idle_timeout:
                     origin.close(now)
             elif origin.state in (OriginState.CONNECTING, OriginState.STARTING):

@@ -44,7 +44,7 @@ def application_name(parameters: Mapping[bytes, bytes]) -> bytes:
     if len(name) > 63:
         # truncate_identifier: the last character is left out if it does not fit.
         name = name[: utf_8_decode(name[:63], "replace", False)[1]]
-    # check_application_name: anything but printable ASCII is escaped.
+    # check_application_name: anything but printable ASCII is escaped (before 16: one ? a byte).
     return re.sub(rb"[^ -~]", lambda byte: b"\\x%02x" % byte[0][0], name)
 
 

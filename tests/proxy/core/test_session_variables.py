@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import psycopg
 import pytest
 from hypothesis import given
@@ -81,7 +83,7 @@ def test_another_switch_is_refused() -> None:
     [
         "my app",
         "é",
-        "a\tb\\x7f\x7f",
+        "a\tb\x7f",
         "x" * 63,
         "x" * 64,
         "é" * 31 + "x",
@@ -94,7 +96,9 @@ def test_another_switch_is_refused() -> None:
 def test_a_name_is_cut_and_escaped_as_postgresql_does(postgres_dsn: str, name: str) -> None:
     with psycopg.connect(postgres_dsn, application_name=name) as connection:
         reported = connection.info.parameter_status("application_name")
-    assert application_name({b"application_name": name.encode()}).decode() == reported
+        version = connection.info.server_version
+    ours = application_name({b"application_name": name.encode()}).decode()
+    assert reported == (ours if version >= 160000 else re.sub(r"\\x..", "?", ours))
 
 
 @pytest.mark.parametrize(
@@ -137,7 +141,7 @@ def test_each_setting_is_one_bind_of_one_statement(settings: Settings) -> None:
     stream, count = replay(settings)
     assert count == len(settings)
     chunk = client_framer().feed(stream)
-    messages = [stream[start:stop] for _, start, stop in chunk.messages]
+    messages = [stream[start:stop] for _, start, stop in chunk[1]]
     assert messages.pop(0) == m.parse(b"", b"SELECT pg_catalog.set_config($1,$2,false)")
     assert messages == [
         message for setting in settings for message in (m.bind(b"", b"", setting), m.execute())

@@ -319,6 +319,92 @@ class TestNamed:
         server.receives(f"B <-{name}", "E", "S")
 
 
+class TestWithoutTheOrigin:
+    """What the proxy knows is answered without a link."""
+
+    @pytest.fixture
+    def idle(self, proxy):
+        """A client without a link, the origin, and its name for ``select 1``, which is there."""
+        first, server = proxy.linked()
+        name = prepared(first, server)
+        ends(first, server)
+        return proxy.client(), server, name
+
+    def test_the_parse_of_a_known_statement(self, idle):
+        client, server, name = idle
+        client.sends("P s: select 1", "S")
+        client.receives("1", "Z I")
+        server.receives()
+        client.sends("D S s", "B <-s", "E", "S")
+        server.receives(f"D S {name}", f"B <-{name}", "E", "S")
+
+    def test_a_parse_and_what_needs_the_origin(self, idle):
+        client, server, name = idle
+        client.sends("P s: select 1", "D S s", "H")
+        client.receives("1")
+        server.receives(f"D S {name}", "H")
+        server.sends("t ", "T x")
+        client.receives("t", "T x")
+        client.sends("S")
+        server.receives("S")
+
+    def test_not_a_name_that_exists(self, idle):
+        client, server, _ = idle
+        client.sends("P s: select 1", "P s: select 1", "S")
+        client.receives("1")
+        server.receives("C S s", "P s:", "P s: select 1", "S")
+
+    def test_not_the_unnamed_statement(self, idle):
+        client, server, _ = idle
+        client.sends("P : select 1", "S")
+        client.receives()
+        server.receives("P : select 1", "S")
+
+    def test_not_what_no_origin_has_parsed(self, idle):
+        client, server, _ = idle
+        client.sends("P s: selec", "S")
+        server.hears()
+        server.sends("E 42601 syntax", "Z I")
+        client.receives("E 42601", "Z I")
+        client.sends("P s: selec", "S")
+        client.receives()
+        assert server.hears()[-1] == "S"
+
+    def test_not_what_an_origin_has_refused_since(self, start):
+        proxy = start(prepared_statements=1)
+        client, server = proxy.linked()
+        name = prepared(client, server)
+        prepared_instead(client, server, name)
+        client.sends("B <-s", "S")
+        server.hears()
+        server.sends("3", "E 42P01 no such table any more", "Z E")
+        client.sends("Q rollback")
+        server.hears()
+        server.sends("C ROLLBACK", "Z I")
+        client.hears()
+        client.sends("P t: select 1", "S")
+        client.receives()
+        server.receives(f"P {name}: select 1", "S")
+
+    def test_every_close(self, idle):
+        client, server, _ = idle
+        client.sends("P s: select 1", "C S s", "C S none", "C P p", "C S", "S")
+        client.receives("1", "3", "3", "3", "3", "Z I")
+        server.receives()
+        client.sends("B <-s", "S")
+        server.receives("B <-s", "S")
+
+    def test_the_close_of_the_unnamed_statement(self, idle):
+        client, server, _ = idle
+        client.sends("P : select 2", "S")
+        server.obliges()
+        client.hears()
+        client.sends("C S", "B <-", "S")
+        client.receives("3")
+        # It is still there, and must not be.
+        server.receives("C S", "B <-", "S")
+
+
 class TestPipelines:
     """What comes in one write, over several Syncs."""
 
