@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import socket
 import sys
 import warnings
@@ -29,7 +28,7 @@ from .bindings import (
     resolve_target,
 )
 from .bindings.connection_string import DEFAULT_PORT
-from .errors import ConfigurationError, HyperdriveError, ProxyStartError
+from .errors import ConfigurationError, HyperdriveError
 
 if TYPE_CHECKING:
     from .proxy.settings import Auth, Limits, Settings
@@ -225,9 +224,8 @@ def serve(
     BINDING is HYPERDRIVE if nothing is given. The connection string for clients is the one line
     on standard output. SIGTERM or Ctrl-C lets transactions finish first; a second one does not.
     """
-    from .proxy.app import App
     from .proxy.settings import Settings
-    from .proxy.spawn import fresh_credentials
+    from .proxy.spawn import fresh_credentials, run_until_told
 
     if listen is not None and unix_socket is not None:
         raise click.UsageError("--listen and --unix-socket exclude each other.")
@@ -250,27 +248,13 @@ def serve(
         limits=_limits(hosted_limits, limits),
     )
     _refuse_itself(settings)
-    app = App(settings)
-    settings = app.start()
-    signals = 0
-
-    def end(number: int, frame: object) -> None:
-        nonlocal signals
-        signals += 1
-        if signals == 1:
-            app.drain()
-            click.echo("draining: transactions finish, new work is refused", err=True)
-        else:
-            app.stop()
-
-    # Before anybody is told of the proxy, who may then at once tell it to end.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-    _announce(settings, found.source, shows_password=auth == "scram" and password_file is None)
-    while app.is_running:
-        app.join(0.5)  # without an end, some systems would not run the signal handlers
-    if not signals:
-        raise ProxyStartError("the proxy has ended although nobody told it to")
+    run_until_told(
+        settings,
+        on_start=lambda settings: _announce(
+            settings, found.source, shows_password=auth == "scram" and password_file is None
+        ),
+        on_drain=lambda: click.echo("draining: transactions finish, new work is refused", err=True),
+    )
 
 
 def _resolution(

@@ -472,4 +472,4 @@ def _encode(text: str) -> str:
 
 
 def _url_host(host: str) -> str:
-    return f"[{_encode(host)}]" if ":" in host and not host.startswith("/") else _encode(host)
+    return f"[{host}]" if ":" in host and not host.startswith("/") else _encode(host)

@@ -129,6 +129,8 @@ class _Worker:
             await self.network.close()
 
     def drain(self) -> None:
+        if self._end is not None:
+            return
         self._close_server()
         self._end = self._loop.time() + self.settings.limits.drain_timeout
         self.core.drain(self.network.now())

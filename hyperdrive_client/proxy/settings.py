@@ -34,7 +34,7 @@ class Limits:
     statement_timeout: float = 0.0
     """How long the origin lets a statement run."""
     drain_timeout: float = 30.0
-    """How long a proxy that is told to end waits for transactions to finish."""
+    """How long a proxy that is told to end waits for transactions to finish; 0 ends at once."""
     prepared_statements: int = 200
     """Named statements kept at each origin connection."""
 

@@ -182,49 +182,68 @@ def from_json(text: str) -> Settings:
 
 
 def run_until_told(
-    app: App, *, on_signal: Callable[[str], None] = lambda text: None, parent: int | None = None
+    settings: Settings,
+    *,
+    on_start: Callable[[Settings], None],
+    on_drain: Callable[[], None] = lambda: None,
+    parent: int | None = None,
 ) -> None:
-    """Block until the proxy has ended.
+    """Run a proxy in this process, and block until it has ended. For the main thread.
 
-    SIGTERM or SIGINT drains, a second one ends at once; so does the end of the file descriptor
-    ``parent``, if given. To be called in the main thread.
+    ``on_start`` gets the settings with the port in use. SIGTERM or SIGINT drains, a second one
+    ends at once; so does the end of the file descriptor ``parent``, if given.
+
+    :raises ProxyStartError: it could not start, or ended although nobody told it to.
     """
+    app = App(settings)
     told = 0
 
     def handle(number: int, frame: object) -> None:
         nonlocal told
         told += 1
-        if told == 1:
-            on_signal("draining: transactions finish, new work is refused; again to end at once")
-            app.drain()
-        else:
+        if told > 1:
             app.stop()
+        else:
+            app.drain()
+            on_drain()
 
     def watch(descriptor: int) -> None:
+        nonlocal told
         while os.read(descriptor, 4096):
             pass
+        told += 1
         app.stop()
 
+    # Before anybody hears of the proxy, who may then at once tell it to end.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handle)
+    settings = app.start()
+    if told:
+        app.drain()
     if parent is not None:
         threading.Thread(target=watch, args=(parent,), daemon=True).start()
+    on_start(settings)
     while app.is_running:
         # A join without end would keep Python from running the handlers on some systems.
         app.join(0.5)
+    if not told:
+        raise ProxyStartError("the proxy has ended although nobody told it to")
 
 
 def main() -> None:
     """The child's side of :class:`ProcessProxy`."""
-    stdin = sys.stdin.fileno()
     line = sys.stdin.readline()
     if not line:
         return
     try:
-        app = App(from_json(line))
-        settings = app.start()
+        run_until_told(
+            from_json(line),
+            on_start=lambda settings: _answer(settings=to_json(settings)),
+            parent=sys.stdin.fileno(),
+        )
     except HyperdriveError as error:
-        print(json.dumps({"error": str(error)}), flush=True)
-        return
-    print(json.dumps({"settings": to_json(settings)}), flush=True)
-    run_until_told(app, parent=stdin)
+        _answer(error=str(error))
+
+
+def _answer(**answer: str) -> None:
+    print(json.dumps(answer), flush=True)

@@ -5,7 +5,9 @@ would show one client's settings, locks or temporary tables to the next. So only
 be harmless is a no: a list of first keywords, and of functions of pg_catalog.
 
 A text does not show what the database makes of it: triggers, rules, views, defaults (a sequence's
-``lastval``), operators, casts, and functions of a user that go by a built-in one's name.
+``lastval``), operators, casts, and functions of a user that go by a built-in one's name or are
+written like a column. And SET LOCAL of a custom setting leaves that with an empty value, but so
+does ``DISCARD ALL``.
 """
 
 from __future__ import annotations

@@ -84,7 +84,8 @@ STATE = {
     "::text[]) AS name",
     "users": "SELECT current_user, session_user",
     "schemas": "SELECT current_schemas(true), pg_my_temp_schema()",
-    "temporary relations": "SELECT relname FROM pg_class WHERE relpersistence = 't' ORDER BY 1",
+    "temporary relations": "SELECT relname FROM pg_class "
+    "WHERE relnamespace = pg_my_temp_schema() ORDER BY 1",
     "channels": "SELECT pg_listening_channels()",
     "prepared statements": "SELECT name, statement FROM pg_prepared_statements ORDER BY 1",
     "cursors": "SELECT name, is_holdable FROM pg_cursors ORDER BY 1",
@@ -244,6 +245,16 @@ def test_what_changes_the_session_is_a_yes(
         run(fresh, text)
         assert state(fresh, observer) != before
     assert changes_session(text.encode())
+
+
+def test_set_local_leaves_of_a_custom_setting_what_discard_all_leaves_too(
+    fresh: Connection,
+) -> None:
+    text = "BEGIN; SET LOCAL a.b = 'x'; COMMIT"
+    assert not changes_session(text.encode())
+    for statement in (text, "DISCARD ALL"):
+        fresh.execute(statement.encode())
+        assert fresh.execute("SELECT current_setting('a.b', true)").fetchone() == ("",)
 
 
 @pytest.mark.parametrize("text", PGBENCH)
