@@ -139,19 +139,19 @@ class Framer:
 # PostgreSQL's own limits for what a client may send (PQ_LARGE_MESSAGE_LIMIT is what a palloc can
 # hold, PQ_SMALL_MESSAGE_LIMIT is for messages that hold a name at most). Parse is kept whole, since
 # its text may have to be sent again elsewhere.
-_LARGE = 0x3FFFFFFE
+LARGEST_MESSAGE = 0x3FFFFFFE
 _SMALL = 10_000
 _CLIENT_LIMITS = {
     m.COPY_DONE: _SMALL,
     m.FLUSH: _SMALL,
     m.SYNC: _SMALL,
     m.TERMINATE: _SMALL,
-    m.BIND: _LARGE,
-    m.COPY_DATA: _LARGE,
-    m.COPY_FAIL: _LARGE,
-    m.FUNCTION_CALL: _LARGE,
+    m.BIND: LARGEST_MESSAGE,
+    m.COPY_DATA: LARGEST_MESSAGE,
+    m.COPY_FAIL: LARGEST_MESSAGE,
+    m.FUNCTION_CALL: LARGEST_MESSAGE,
     m.PARSE: 256 * MIB,
-    m.QUERY: _LARGE,
+    m.QUERY: LARGEST_MESSAGE,
     # Names have no limit of their own in the protocol.
     m.CLOSE: MIB,
     m.DESCRIBE: MIB,

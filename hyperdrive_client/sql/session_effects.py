@@ -17,7 +17,7 @@ from functools import lru_cache
 
 # Longer texts are not looked at: scanning one would hold up everybody else.
 MAX_SCANNED_BYTES = 64 * 1024
-# What is remembered is 4,096 skeletons of this size, 16 MiB, at most.
+# What is remembered is twice 4,096 texts of this size, 32 MiB, at most.
 _MAX_REMEMBERED_BYTES = 4 * 1024
 
 # A literal without escapes, a quoted name (of which a quote is kept), a comment, or a number. Read
@@ -49,6 +49,11 @@ _SET_FOR_TRANSACTION = re.compile(
     rb"\s*set\s+(?:local|transaction|constraints)\s+[^\s.=]", re.IGNORECASE
 )
 _FIRST_WORD = re.compile(rb"[\s(]*([a-z_]\w*)?", re.IGNORECASE)
+
+_DIGITS = re.compile(rb"[0-9]+")
+_OUTLIVES_DISCARD = re.compile(
+    rb"""\bload\b|setseed|dblink|replication|pg_(?:start_)?backup|set_limit""", re.IGNORECASE
+)
 
 _NAME = rb"""(?:[\w$\x80-\xff]++|")"""
 # Where a parenthesis follows a name that is no function: the target of INSERT, MERGE and COPY, an
@@ -129,6 +134,14 @@ def changes_session(text: bytes) -> bool:
     """
     if len(text) > MAX_SCANNED_BYTES:
         return True
+    # Most texts differ in numbers alone. Without digits a name can only get worse, since no
+    # harmless one has a 0 in it, so a no can be believed.
+    if (
+        len(text) <= _MAX_REMEMBERED_BYTES
+        and b"'" not in text
+        and not _without_digits(_DIGITS.sub(b"0", text))
+    ):
+        return False
     skeleton = _TOKENS.sub(rb"\1\2 ", text)
     if len(skeleton) > _MAX_REMEMBERED_BYTES:
         return _skeleton_changes_session(skeleton)
@@ -142,6 +155,20 @@ def _skeleton_changes_session(skeleton: bytes) -> bool:
 
 
 _remembered = lru_cache(maxsize=4096)(_skeleton_changes_session)
+
+
+@lru_cache(maxsize=4096)
+def _without_digits(text: bytes) -> bool:
+    return _skeleton_changes_session(_TOKENS.sub(rb"\1\2 ", text))
+
+
+def outlives_discard(text: bytes) -> bool:
+    """Of a text that changes the session: whether ``DISCARD ALL`` may not be enough.
+
+    A loaded library, the seed of ``random()``, dblink's connections, replication slots and origins
+    and a base backup outlive it (PostgreSQL, "DISCARD").
+    """
+    return _OUTLIVES_DISCARD.search(text, 0, MAX_SCANNED_BYTES) is not None
 
 
 def _statement_changes_session(statement: bytes) -> bool:

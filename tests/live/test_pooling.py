@@ -175,3 +175,16 @@ def test_notices_reach_the_client(
         connection.add_notice_handler(lambda notice: notices.append(notice.message_primary))
         connection.execute("DO $$ BEGIN RAISE NOTICE 'look'; END $$")
         assert notices == ["look"]
+
+
+@pytest.mark.parametrize(
+    "text", ["LOAD 'plpgsql'", "SELECT setseed(0.5)", "SELECT pg_backup_start('x')"]
+)
+def test_what_discard_does_not_remove_ends_the_origin_connection(
+    start_proxy: StartProxy, text: str
+) -> None:
+    proxy = start_proxy(origin_connection_limit=1)
+    with proxy.connect(autocommit=True) as first, proxy.connect(autocommit=True) as second:
+        before = second.execute("SELECT pg_backend_pid()").fetchone()
+        first.execute(text)
+        assert second.execute("SELECT pg_backend_pid()").fetchone() != before

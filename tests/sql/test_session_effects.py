@@ -8,7 +8,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hyperdrive_client.sql.session_effects import MAX_SCANNED_BYTES, changes_session
+from hyperdrive_client.sql.session_effects import (
+    MAX_SCANNED_BYTES,
+    changes_session,
+    outlives_discard,
+)
 
 Token = tuple[str, bytes]
 
@@ -440,3 +444,21 @@ def test_no_text_takes_longer_than_its_length_allows(start: bytes, part: bytes, 
     length = MAX_SCANNED_BYTES - len(start) - len(end)
     text = start + (part * length)[:length] + end
     assert changes_session(text) == changes_session(text.upper())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"LOAD 'auto_explain'", True),
+        (b"select SetSeed(0.5)", True),
+        (b"select dblink_connect('x')", True),
+        (b"select pg_create_physical_replication_slot('x', true, true)", True),
+        (b"select pg_backup_start('x')", True),
+        (b"set work_mem = 1", False),
+        (b"listen loader", False),
+        (b"x" * 70_000, False),
+    ],
+)
+def test_what_discard_all_does_not_remove_is_told_apart(text: bytes, expected: bool) -> None:
+    assert changes_session(text)
+    assert outlives_discard(text) is expected

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ClientProtocolError
 from ...protocol import messages as m
-from ...protocol.framing import CONTINUATION, Chunk, client_framer
-from ...sql.session_effects import changes_session
+from ...protocol.framing import CONTINUATION, LARGEST_MESSAGE, Chunk, client_framer
+from ...sql.session_effects import changes_session, outlives_discard
 from . import expected as e
 from .client_startup import ClientStartup, Refused
 from .effects import CloseClient, PauseClient, ResumeClient, SendToClient, SendToOrigin
@@ -429,6 +429,7 @@ class ClientSession:
             origin.expected.append(Expected(m.QUERY, change=change) if change else e.QUERY)
             return None
         origin.dirty = True
+        origin.spent = origin.spent or outlives_discard(text)
         forgets = _FORGETS.search(text)
         name = _deallocated_name(text) if forgets else b""
         if name not in self.statements:
@@ -565,11 +566,12 @@ class ClientSession:
         self._forgets = False
         if statement is not None and statement.changes_session:
             origin.dirty = True
+            origin.spent = origin.spent or statement.outlives_discard
             self._forgets = _FORGETS_ALL.match(statement.text) is not None
         if not name or statement is None:
             return before + buffer[position:stop] if before else None
         body_length = stop - position - 1 + len(statement.server_name) - len(name)
-        if body_length > 0x3FFFFFFF:
+        if body_length > LARGEST_MESSAGE:
             raise ClientProtocolError("invalid message length: Bind")
         return b"".join(
             (

@@ -95,6 +95,8 @@ class OriginSession:
         self.unnamed: Statement | None = None
         self.dirty = False
         """Something ran that may have left state in the session."""
+        self.spent = False
+        """Something ran whose traces DISCARD ALL does not remove."""
         self.batch_open = False
         """An extended-protocol message was sent and no Sync yet."""
         self.skipping = False
@@ -273,7 +275,9 @@ class OriginSession:
             self.pool.replayed(self, now)
 
     def _recycle(self, now: float) -> None:
-        if self.status != m.IDLE or self.dirty:
+        if self.spent:
+            self.close(now)
+        elif self.status != m.IDLE or self.dirty:
             self.clean()
         else:
             self.pool.offer(self, now)

@@ -12,7 +12,7 @@ import secrets
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from ...sql.session_effects import changes_session
+from ...sql.session_effects import changes_session, outlives_discard
 from .session_variables import Settings
 
 if TYPE_CHECKING:
@@ -23,13 +23,21 @@ if TYPE_CHECKING:
 class Statement:
     """A text with its parameter types, as they stand in a Parse message."""
 
-    __slots__ = ("changes_session", "is_known", "parameter_types", "server_name", "text")
+    __slots__ = (
+        "changes_session",
+        "is_known",
+        "outlives_discard",
+        "parameter_types",
+        "server_name",
+        "text",
+    )
 
     def __init__(self, text: bytes, parameter_types: bytes, server_name: bytes) -> None:
         self.text = text
         self.parameter_types = parameter_types
         self.server_name = server_name
         self.changes_session = changes_session(text)
+        self.outlives_discard = self.changes_session and outlives_discard(text)
         self.is_known = False
         """An origin has parsed it, so a Parse of it needs none."""
 
