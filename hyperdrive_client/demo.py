@@ -300,9 +300,9 @@ def _show_latencies(console: Console, origin: str, url: str) -> None:
     console.print()
     console.print(table)
     console.print(
-        "All over loopback, where a round trip costs next to nothing: the difference is what\n"
-        "PostgreSQL does for a new connection, less what the proxy does. A network's round\n"
-        "trips, which the proxy saves, do not show here.\n"
+        "All over loopback, where a round trip costs next to nothing: the difference\n"
+        "is what PostgreSQL does for a new connection, less what the proxy does.\n"
+        "A network's round trips, which the proxy saves, do not show here.\n"
     )
 
 

@@ -342,7 +342,7 @@ class Server(Peer):
             asked += heard
             done = ("C SELECT 1", f"Z {status}")
             answers = {"P": ["1"], "B": ["2"], "C": ["3"], "E": done[:1], "S": done[1:], "Q": done}
-            self.sends(*(answer for line in heard for answer in answers[line[0]]))
+            self.sends(*(answer for line in heard for answer in answers.get(line[0], ())))
         return asked
 
     def is_cleaned(self, *, rollback: bool = False) -> None:

@@ -623,6 +623,21 @@ class TestSessionState:
         client.receives("2", "D b", "C SELECT 1", "Z I")
         server.is_cleaned()
 
+    @pytest.mark.parametrize(
+        "lines", [["Q load 'x'"], ["P : select setseed(0.5)", "B <-", "E", "S"]]
+    )
+    def test_what_cannot_be_forgotten_ends_the_origin_connection(self, start, lines):
+        proxy = start(origin_connection_limit=1)
+        client, server = proxy.pair()
+        other = proxy.client()
+        client.sends(*lines)
+        other.sends("Q select 1")
+        assert server.obliges() == [*lines, "X"]
+        assert server.closing
+        server.closes()
+        proxy.servers[1].starts()
+        proxy.servers[1].receives("Q select 1")
+
     def test_our_own_statement_for_settings_is_out_of_reach(self, proxy):
         _, server = proxy.pair()
         client = proxy.connect()

@@ -185,6 +185,15 @@ class TestCopyIn:
         client.receives("1", "2", "G", "C COPY 1", "Z I")
         assert server.state == "idle"
 
+    def test_without_its_sync_the_copy_is_not_done(self, proxy):
+        client, server = proxy.pair()
+        client.sends("P : copy t from stdin", "B <-", "E", "S", "d one", "c")
+        server.sends("1", "2", "G", "C COPY 1")
+        client.receives("1", "2", "G", "C COPY 1")
+        client.vanishes()
+        # The next client's Sync would commit it.
+        assert server.aborted
+
     def test_all_in_one_write_by_the_extended_protocol(self, proxy):
         client, server = proxy.pair()
         client.sends("P : copy t from stdin", "B <-", "E", "d one", "c", "S", "Q select 1")

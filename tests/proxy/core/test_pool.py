@@ -250,6 +250,15 @@ class TestWaiting:
         second.sends("F 1")
         server.receives("F 1")
 
+    def test_a_function_call_that_failed_to_get_a_link(self, start):
+        proxy = start(origin_connection_limit=1, pool_timeout=10)
+        first, _ = proxy.pair()
+        second = proxy.client()
+        first.sends("Q select first")
+        second.sends("F 1")
+        proxy.later(10)
+        second.receives("E 58000", "Z I")
+
     def test_a_long_message_that_failed_to_get_a_link_is_ignored_to_its_end(self, start):
         proxy = start(origin_connection_limit=1, pool_timeout=10)
         proxy.feeding = "whole"

@@ -209,6 +209,16 @@ class TestNamed:
         server.sends("1", "2", "Z T")
         client.receives("1", "1", "2", "Z T")
 
+    def test_a_name_that_was_to_be_used_anew_is_what_it_was(self, proxy):
+        client, server = proxy.linked()
+        name = prepared(client, server)
+        client.sends("B <-none", "C S s", "P s: select 2", "S")
+        server.hears()
+        server.sends("E 26000 no such statement", "Z T")
+        client.receives("E 26000", "Z T")
+        client.sends("B <-s", "S")
+        server.receives(f"B <-{name}", "S")
+
     def test_the_sync_after_an_error_may_come_late(self, proxy):
         client, server = proxy.linked()
         client.sends("B <-none", "H")
