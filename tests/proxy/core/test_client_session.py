@@ -308,21 +308,7 @@ class TestLongMessages:
         client.sends("Q rollback")
         server.receives("Q rollback")
 
-    def test_a_query_is_not_the_end_while_its_rest_is_to_come(self, proxy):
-        proxy.feeding = "whole"
-        client, server = proxy.pair()
-        client.sends("Q copy t from stdin")
-        server.hears()
-        server.sends("G")
-        client.sends_bytes(b"d" + m.INT32.pack(104) + b"x" * 50)
-        server.sends("E 22P04 bad", "Z I")
-        client.receives("G", "E 22P04", "Z I")
-        assert server.state == "linked"
-        client.sends_bytes(b"x" * 50)
-        assert server.state == "idle"
-        assert server.hears() == ["d " + "x" * 100]
-
-    def test_a_failed_long_query_is_no_ones(self, proxy):
+    def test_the_client_vanishes_in_the_middle_of_a_query(self, proxy):
         proxy.feeding = "whole"
         client, server = proxy.pair()
         query = b"Q" + m.INT32.pack(2 * MIB + 5) + b"x" * (2 * MIB) + b"\x00"

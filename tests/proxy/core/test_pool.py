@@ -594,7 +594,6 @@ class TestIdle:
         client.sends("Q select 1")
         proxy.servers[1].starts()
         proxy.servers[1].receives("Q select 1")
-        server.closes()
 
 
 def test_equal_values_are_one_object(proxy, monkeypatch):

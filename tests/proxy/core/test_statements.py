@@ -705,18 +705,6 @@ class TestUnnamed:
         client.receives("1", "3", "Z T")
         assert client.session.unnamed is server.session.unnamed is None
 
-    def test_a_close_that_was_not_run_leaves_each_its_own(self, proxy):
-        client, server = proxy.pair()
-        for one, text in ((client, "select 1"), (proxy.client(), "select 2")):
-            one.sends(f"P : {text}", "S")
-            server.hears()
-            server.sends("1", "Z I")
-        client.sends("Q begin", "B <-none", "C S", "S")
-        # A simple query would end the unnamed statement: what counts is the failed batch.
-        server.hears()
-        server.sends("C BEGIN", "Z T", "E 26000 none", "Z E")
-        client.hears()
-
     def test_a_close_that_was_not_run_gives_no_access_to_anothers(self, proxy):
         client, server = proxy.pair()
         for one, text in ((client, "select 1"), (proxy.client(), "select 2")):
@@ -766,15 +754,21 @@ class TestForgetting:
     def test_all_by_the_extended_protocol(self, proxy):
         client, server = proxy.linked()
         name = prepared(client, server)
-        client.sends("P : DEALLOCATE ALL", "B <-", "E", "S")
-        server.hears()
-        server.sends("1", "2", "C DEALLOCATE ALL", "Z T")
-        client.receives("1", "2", "C DEALLOCATE ALL", "Z T")
-        client.sends("P s: select 1", "S")
-        server.hears()
-        server.sends("1", "Z T")
-        client.receives("1", "Z T")
-        assert name
+        client.sends("P : DEALLOCATE ALL", "B <-", "E", "P s: select 1", "S")
+        server.receives("P : DEALLOCATE ALL", "B <-", "E", f"P {name}: select 1", "S")
+        server.sends("1", "2", "C DEALLOCATE ALL", "1", "Z T")
+        client.receives("1", "2", "C DEALLOCATE ALL", "1", "Z T")
+        client.sends("B <-s", "S")
+        server.receives(f"B <-{name}", "S")
+
+    def test_all_once(self, proxy):
+        client, server = proxy.linked()
+        client.sends("B p<-", "P : DEALLOCATE ALL", "B <-", "E", "P s: select 1", "E p", "S")
+        name = server_name(server.hears()[4])
+        server.sends("2", "1", "2", "C DEALLOCATE ALL", "1", "C SELECT 1", "Z T")
+        client.hears()
+        client.sends("B <-s", "S")
+        server.receives(f"B <-{name}", "S")
 
     @pytest.mark.parametrize("text", ["deallocate s", 'DEALLOCATE PREPARE "s";'])
     def test_one_by_name(self, proxy, text):
