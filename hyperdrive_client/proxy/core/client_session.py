@@ -439,13 +439,11 @@ class ClientSession:
             origin.expected.append(Expected(m.QUERY, change=change) if change else e.QUERY)
             return None
         # DEALLOCATE of a statement that only the client knows by this name: the origin says what
-        # there is to say if it has one of that name, for as long as the Query runs.
+        # there is to say if it has one of that name.
         change = Changes(change, ClientClose(self, name, self.statements.pop(name)))
         origin.expected.extend((e.SKIPPED_CLOSE, e.SKIPPED_PARSE))
         origin.expected.append(Expected(m.QUERY, change=change))
-        origin.expected.extend((e.SKIPPED_CLOSE, e.SKIPPED_SYNC))
-        close = m.close_statement(name)
-        return close + m.parse(name, b"") + buffer[position:stop] + close + m.SYNC_MESSAGE
+        return m.close_statement(name) + m.parse(name, b"") + buffer[position:stop]
 
     def _process_unlinked(self, chunk: Chunk, first: int, now: float) -> int:
         """Handle what needs no link; the index of the first message that has one now, or -1."""

@@ -79,6 +79,8 @@ class Network:
                             handle.transport.write(effect.data)
                             if handle.is_held and not _client_is_blocked(effect.origin):
                                 handle.let_go(PEER_IS_BLOCKED)
+                            if handle.blocked:
+                                handle.stop_client()
                         case SendToClient():
                             effect.client.handle.transport.write(effect.data)
                         case CloseClient(client):
@@ -127,6 +129,10 @@ class Network:
         self._ticking = self.loop.call_later(TICK_SECONDS, self._tick)
         self.core.tick(self.now())
         self.perform()
+        for origin in self.core.pool.origins:
+            # Its link may have ended without a word to the origin while its client was blocked.
+            if origin.handle is not None and not _client_is_blocked(origin):
+                origin.handle.let_go(PEER_IS_BLOCKED)
 
     def _close(self, connection: ClientConnection) -> None:
         connection.transport.close()
@@ -138,7 +144,12 @@ class Network:
             return OriginConnection(self, origin, address, encrypted=encrypted)
 
         try:
-            await open_origin(self.core.settings.origin, self.core.pool.first_address, factory)
+            await open_origin(
+                self.core.settings.origin,
+                self.core.pool.first_address,
+                factory,
+                self.core.settings.limits.connect_timeout,
+            )
         except OriginUnreachableError as error:
             if error.failure != self.core.pool.last_failure:
                 logger.warning("%s", error.failure.text)
@@ -150,19 +161,23 @@ class Network:
         handle: OriginConnection = origin.handle
         request = m.INT32.pack(CANCEL_REQUEST_CODE) + m.INT32.pack(origin.process_id)
         request += origin.secret_key
-        done = self.loop.create_future()
+        canceller = _Canceller(request, self.loop.create_future())
         try:
             async with asyncio.timeout(CANCEL_TIMEOUT_SECONDS):
                 await open_address(
                     self.core.settings.origin,
                     handle.address,
                     handle.encrypted,
-                    lambda address, encrypted: _Canceller(request, done),
+                    lambda address, encrypted: canceller,
                 )
-                await done
-        except (OSError, TimeoutError) as error:
+                await canceller.done
+        except OriginUnreachableError as error:
             logger.warning("a cancel request did not reach the origin: %s", error)
+        except TimeoutError:
+            logger.warning("the origin has not closed a cancelling connection in time")
         finally:
+            if canceller.transport is not None:
+                canceller.transport.abort()
             with contextlib.suppress(RuntimeError):
                 self.core.cancel_done(origin, self.now())
                 self.perform()
@@ -173,15 +188,16 @@ class _Canceller(asyncio.Protocol):
 
     def __init__(self, request: bytes, done: asyncio.Future[None]) -> None:
         self._request = request
-        self._done = done
+        self.done = done
+        self.transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        writer = cast("asyncio.WriteTransport", transport)
-        writer.write(m.INT32.pack(len(self._request) + 4) + self._request)
+        self.transport = cast("asyncio.WriteTransport", transport)
+        self.transport.write(m.INT32.pack(len(self._request) + 4) + self._request)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self._done.done():
-            self._done.set_result(None)
+        if not self.done.done():
+            self.done.set_result(None)
 
 
 def _client_is_blocked(origin: OriginSession) -> bool:

@@ -40,6 +40,8 @@ class Connection(asyncio.Protocol):
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family != socket.AF_UNIX:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            # uvloop sets it, asyncio only on sockets made with IPPROTO_TCP by name.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def hold(self, reason: int) -> None:
         """Stop reading, for one more reason."""
@@ -115,6 +117,8 @@ class OriginConnection(Connection):
         self.session = session
         self.address = address
         self.encrypted = encrypted
+        self._stopped: set[Connection] = set()
+        """Clients that are not read because of us; a link may end before they are again."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -133,15 +137,22 @@ class OriginConnection(Connection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.network.connections.discard(self)
+        self.resume_writing()
         self.network.core.origin_lost(self.session, self.network.now())
         self.network.perform()
 
     def pause_writing(self) -> None:
+        self.blocked = True
+        self.stop_client()
+
+    def resume_writing(self) -> None:
+        self.blocked = False
+        while self._stopped:
+            self._stopped.pop().let_go(PEER_IS_BLOCKED)
+
+    def stop_client(self) -> None:
+        """Stop reading from whom this is linked to until more can be written here."""
         client = self.session.client
         if client is not None:
             client.handle.hold(PEER_IS_BLOCKED)
-
-    def resume_writing(self) -> None:
-        client = self.session.client
-        if client is not None:
-            client.handle.let_go(PEER_IS_BLOCKED)
+            self._stopped.add(client.handle)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ...bindings.connection_string import Address, Origin
 from ...errors import ConfigurationError
@@ -31,18 +33,25 @@ class _TlsRefused(Exception):
     """The origin has no TLS, or the handshake failed; ``prefer`` goes on without."""
 
 
-async def open_origin(origin: Origin, first: int, factory: ProtocolFactory) -> None:
+async def open_origin(
+    origin: Origin, first: int, factory: ProtocolFactory, timeout: float
+) -> None:
     """Connect to the first address that answers and hand it to ``factory(address, encrypted)``.
 
-    ``first`` is the index of the address to begin with; past the last it begins anew.
+    ``first`` is the index of the address to begin with; past the last it begins anew. The
+    addresses share ``timeout`` seconds evenly, so that a silent one leaves time for the next;
+    0: none.
 
     ``OriginUnreachableError`` with the last address's reason if none does.
     """
     failure: OriginUnreachableError | None = None
     first %= len(origin.addresses)
+    share = timeout / len(origin.addresses) if timeout else None
     for address in origin.addresses[first:] + origin.addresses[:first]:
         try:
-            await _open_address(origin, address, factory)
+            with _reasons():
+                async with asyncio.timeout(share):
+                    await _open_address(origin, address, factory)
             return
         except OriginUnreachableError as error:
             failure = error
@@ -53,33 +62,46 @@ async def open_origin(origin: Origin, first: int, factory: ProtocolFactory) -> N
 async def open_address(
     origin: Origin, address: Address, encrypted: bool, factory: ProtocolFactory
 ) -> None:
-    """Connect to one address as before: with TLS if ``encrypted``."""
-    connection = await _connect(address)
-    if encrypted:
-        await _with_tls(origin, address, connection, factory)
-    else:
-        await _plain(address, connection, factory)
-
-
-async def _open_address(origin: Origin, address: Address, factory: ProtocolFactory) -> None:
-    try:
+    """Connect to one address as before: with TLS if ``encrypted``. ``OriginUnreachableError``."""
+    with _reasons():
         connection = await _connect(address)
-        if origin.sslmode == "disable" or address.is_unix:
+        if not encrypted:
             await _plain(address, connection, factory)
             return
         try:
             await _with_tls(origin, address, connection, factory)
         except _TlsRefused as refusal:
-            if origin.sslmode != "prefer":
-                raise OriginUnreachableError(
-                    f"tls_failed ({refusal})",
-                    transient=False,
-                    hint=f"sslmode={origin.sslmode} is in force. If the database has no TLS "
-                    "(Hyperdrive error 2012), add ?sslmode=disable to its connection string.",
-                ) from refusal
-            await _plain(address, await _connect(address), factory)
+            raise OriginUnreachableError(f"tls_failed ({refusal})") from refusal
+
+
+async def _open_address(origin: Origin, address: Address, factory: ProtocolFactory) -> None:
+    connection = await _connect(address)
+    if origin.sslmode == "disable" or address.is_unix:
+        await _plain(address, connection, factory)
+        return
+    try:
+        await _with_tls(origin, address, connection, factory)
+    except _TlsRefused as refusal:
+        if origin.sslmode != "prefer":
+            raise OriginUnreachableError(
+                f"tls_failed ({refusal})",
+                transient=False,
+                hint=f"sslmode={origin.sslmode} is in force. If the database has no TLS "
+                "(Hyperdrive error 2012), add ?sslmode=disable to its connection string.",
+            ) from refusal
+        await _plain(address, await _connect(address), factory)
+
+
+@contextlib.contextmanager
+def _reasons() -> Iterator[None]:
+    """Turn what opening a connection may raise into ``OriginUnreachableError``."""
+    try:
+        yield
     except ConfigurationError as error:
         raise OriginUnreachableError(str(error), transient=False) from error
+    except UnicodeError as error:
+        # IDNA has no way to write such a name (an empty label, or one that is too long).
+        raise OriginUnreachableError(f"host_not_found ({error})") from error
     except OSError as error:
         raise _unreachable(error) from error
 
@@ -148,6 +170,9 @@ async def _with_tls(
         if origin.sslnegotiation != "direct":
             await loop.sock_sendall(connection, SSL_REQUEST)
             answer = await loop.sock_recv(connection, 1)
+            if not answer:
+                # Closed without an answer: it is stopping or full, which says nothing of TLS.
+                raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
             if answer != b"S":
                 raise _TlsRefused("the database does not support TLS")
         await loop.create_connection(

@@ -775,8 +775,8 @@ class TestForgetting:
         client, server = proxy.linked()
         prepared(client, server)
         client.sends(f"Q {text}")
-        server.receives("C S s", "P s:", f"Q {text}", "C S s", "S")
-        server.sends("3", "1", "C DEALLOCATE", "Z T", "3", "Z T")
+        server.receives("C S s", "P s:", f"Q {text}")
+        server.sends("3", "1", "C DEALLOCATE", "Z T")
         client.receives("C DEALLOCATE", "Z T")
         client.sends("B <-s", "S")
         server.receives("B <-s", "S")
@@ -790,10 +790,19 @@ class TestForgetting:
         client.hears()
         client.sends("Q deallocate s")
         server.hears()
-        server.sends("3", "1", "E 25P02 aborted", "Z E", "3", "Z E")
+        server.sends("3", "1", "E 25P02 aborted", "Z E")
         client.receives("E 25P02", "Z E")
         client.sends("D S s", "S")
         server.receives(f"D S {name}", "S")
+
+    def test_one_by_name_in_a_failed_batch_is_ignored_like_all_else(self, proxy):
+        client, server = proxy.linked()
+        name = prepared(client, server)
+        client.sends("B <-none", "Q deallocate s")
+        assert "S" not in server.hears()
+        server.sends("E 26000 none")
+        client.sends("P t: select 2", "S", "B <-s", "S")
+        server.receives("S", f"B <-{name}", "S")
 
     def test_one_that_is_unknown(self, proxy):
         client, server = proxy.linked()
