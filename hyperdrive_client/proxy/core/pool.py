@@ -153,7 +153,7 @@ class Pool:
 
         A client whose settings are not in force there yet waits, too.
         """
-        if self.idle and not self.waiting:
+        if self.idle:
             origin = self.idle[-1]
             if origin.settings != client.settings:
                 origin = next(
@@ -182,7 +182,6 @@ class Pool:
         assert client is not None
         if origin.failure is not None:
             failure, origin.failure = refused_by_origin(origin.failure), None
-            origin.dirty = True
             origin.client = None
             client.link_failed(failure, now)
             origin.clean()
