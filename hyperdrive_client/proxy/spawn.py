@@ -217,6 +217,7 @@ def run_until_told(
     # Before anybody hears of the proxy, who may then at once tell it to end.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handle)
+    _allow_many_sockets()
     settings = app.start()
     if told:
         app.drain()
@@ -228,6 +229,17 @@ def run_until_told(
         app.join(0.5)
     if not told:
         raise ProxyStartError("the proxy has ended although nobody told it to")
+
+
+def _allow_many_sockets() -> None:
+    """Each client is a file descriptor, and the usual soft limit is 1024 of them."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -110,3 +111,45 @@ def test_an_origin_that_does_not_read_stops_the_client(
         connection.commit()
         assert admin.execute("SELECT count(*) FROM item").fetchone() == (sent,)
         assert memory(process.pid, "VmHWM") - before < ALLOWED_KIB
+
+
+def flush(libpq: psycopg.pq.PGconn) -> None:
+    while libpq.flush():
+        assert select.select([], [libpq.socket], [], 5)[1], "the proxy does not read"
+
+
+def test_a_client_is_read_again_if_its_copy_fails_while_the_origin_does_not_read(
+    proxy: LiveProxy, process: ProcessProxy
+) -> None:
+    # A message of 1 KiB divides libpq's writes and the proxy's reads, so no message is cut.
+    row = b"x" * 1018 + b"\n"
+    with (
+        proxy.at_origin() as admin,
+        proxy.at_origin() as lock,
+        connect(proxy, process) as connection,
+    ):
+        admin.execute("CREATE TABLE item (text text)")
+        admin.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "PERFORM pg_advisory_xact_lock(2); RAISE division_by_zero; END $$"
+        )
+        admin.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON item FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+        lock.execute("SELECT pg_advisory_lock(2)")
+        libpq = connection.pgconn
+        started = libpq.exec_(b"COPY item FROM STDIN")
+        assert started.status == psycopg.pq.ExecStatus.COPY_IN
+        libpq.nonblocking = 1
+        while not libpq.flush() or select.select([], [libpq.socket], [], 0.2)[1]:
+            libpq.put_copy_data(row)
+        lock.execute("SELECT pg_advisory_unlock(2)")
+        flush(libpq)
+        libpq.put_copy_end()
+        flush(libpq)
+        failed = libpq.get_result()
+        assert failed is not None
+        assert failed.error_field(psycopg.pq.DiagnosticField.SQLSTATE) == b"22012"
+        assert libpq.get_result() is None
+        libpq.nonblocking = 0
+        assert connection.execute("SELECT 1").fetchone() == (1,)

@@ -178,7 +178,7 @@ def test_notices_reach_the_client(
 
 
 @pytest.mark.parametrize(
-    "text", ["LOAD 'plpgsql'", "SELECT setseed(0.5)", "SELECT pg_backup_start('x')"]
+    "text", ["LOAD 'plpgsql'", "SELECT setseed(0.5)", "SELECT pg_backup_start('x', true)"]
 )
 def test_what_discard_does_not_remove_ends_the_origin_connection(
     start_proxy: StartProxy, text: str

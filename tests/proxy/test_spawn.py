@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import socket
@@ -219,3 +220,12 @@ def test_a_forked_child_leaves_its_parents_proxy_alone(settings: Settings) -> No
         timeout=60,
     )
     assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_the_process_may_have_as_many_sockets_as_the_system_allows(settings: Settings) -> None:
+    proxy = ProcessProxy(settings)
+    try:
+        soft, hard = resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE)
+        assert soft == hard
+    finally:
+        proxy.close()

@@ -33,9 +33,7 @@ class _TlsRefused(Exception):
     """The origin has no TLS, or the handshake failed; ``prefer`` goes on without."""
 
 
-async def open_origin(
-    origin: Origin, first: int, factory: ProtocolFactory, timeout: float
-) -> None:
+async def open_origin(origin: Origin, first: int, factory: ProtocolFactory, timeout: float) -> None:
     """Connect to the first address that answers and hand it to ``factory(address, encrypted)``.
 
     ``first`` is the index of the address to begin with; past the last it begins anew. The
