@@ -143,6 +143,8 @@ class ProcessProxy:
             line = b""
         finally:
             overdue.cancel()
+            # The application may fork next, and forks better without a thread of ours.
+            overdue.join()
         if not line:
             raise ProxyStartError(
                 f"the proxy process ended before it was ready (exit code {self._child.wait()}); "
