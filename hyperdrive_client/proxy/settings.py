@@ -73,6 +73,8 @@ class Settings:
     """Path of a socket to listen on instead of host and port."""
     auth: Auth = "scram"
     limits: Limits = Limits()
+    pin_sequences: bool = False
+    """Sessions that use a sequence keep their origin connection, so that currval always works."""
 
     def __post_init__(self) -> None:
         if self.origin.channel_binding == "require":

@@ -152,7 +152,7 @@ def changes_session(text: bytes) -> bool:
 def _skeleton_changes_session(skeleton: bytes) -> bool:
     if _UNCLEAR.search(skeleton):
         return True
-    return any(map(_statement_changes_session, skeleton.split(b";")))
+    return any(map(statement_changes_session, skeleton.split(b";")))
 
 
 _remembered = lru_cache(maxsize=4096)(_skeleton_changes_session)
@@ -172,19 +172,44 @@ def outlives_discard(text: bytes) -> bool:
     return _OUTLIVES_DISCARD.search(text, 0, MAX_SCANNED_BYTES) is not None
 
 
-def _statement_changes_session(statement: bytes) -> bool:
-    first = _FIRST_WORD.match(statement)
-    word = (first[1] or b"").lower() if first else b""
+def skeleton_of(text: bytes) -> bytes | None:
+    """``text`` without literals, numbers, comments and what is in quoted names.
+
+    A quoted name is one quote. ``None`` if the text can't be told from its literals.
+    """
+    skeleton = _TOKENS.sub(rb"\1\2 ", text)
+    return None if _UNCLEAR.search(skeleton) else skeleton
+
+
+def statement_changes_session(statement: bytes) -> bool:
+    """Of one statement's skeleton: whether it may change state that outlives its transaction."""
+    word = first_word(statement)
     if word == b"set":
         return not _SET_FOR_TRANSACTION.match(statement)
     if word not in _HARMLESS_FIRST_WORDS:
         return bool(statement.strip())
-    rest = _NOT_A_CALL.sub(b" , (", statement)
-    return bool(_NEVER.search(rest)) or any(map(_call_changes_session, _CALL.finditer(rest)))
+    rest = without_non_calls(statement)
+    return bool(_NEVER.search(rest)) or not all(
+        call_is_harmless(schema, name) for schema, name in calls(rest)
+    )
 
 
-def _call_changes_session(call: re.Match[bytes]) -> bool:
-    schema, name = call[1], call[2].lower()
-    if schema and schema.lower() != b"pg_catalog":
-        return True
-    return name not in _HARMLESS_CALLS
+def first_word(statement: bytes) -> bytes:
+    """The first keyword, in lower case."""
+    first = _FIRST_WORD.match(statement)
+    return (first[1] or b"").lower() if first else b""
+
+
+def without_non_calls(statement: bytes) -> bytes:
+    """A skeleton without those names before a parenthesis that are no function's."""
+    return _NOT_A_CALL.sub(b" , (", statement)
+
+
+def calls(statement: bytes) -> list[tuple[bytes, bytes]]:
+    """Schema and name, in lower case, of what looks like a call."""
+    return [(schema.lower(), name.lower()) for schema, name in _CALL.findall(statement)]
+
+
+def call_is_harmless(schema: bytes, name: bytes) -> bool:
+    """Whether it is a keyword, or a function of pg_catalog that reads at most."""
+    return (not schema or schema == b"pg_catalog") and name in _HARMLESS_CALLS

@@ -20,6 +20,9 @@ from hyperdrive_client.origin import EmbeddedPostgres
 
 BACKEND = "SELECT application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 
+# By itself, pg_backend_pid() is the process id that the proxy gave out.
+PROCESS = "SELECT pid FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+
 
 def accepts(host: str, port: int) -> bool:
     try:
@@ -168,7 +171,7 @@ def test_it_opens_no_more_origin_connections_than_told(postgres_dsn: str) -> Non
         connections = [psycopg.connect(proxy.connection_string) for _ in range(3)]
         backends = set()
         for connection in connections:
-            backends.add(connection.execute("SELECT pg_backend_pid()").fetchone())
+            backends.add(connection.execute(PROCESS).fetchone())
             connection.commit()
             connection.close()
         assert len(backends) == 1

@@ -87,7 +87,9 @@ def test_the_next_client_works_once_the_origin_does(start_proxy: StartProxy) -> 
 def test_an_origin_that_ends_a_connection_tells_its_client_why(start_proxy: StartProxy) -> None:
     proxy = start_proxy()
     with proxy.connect() as client, proxy.at_origin() as admin:
-        pid = client.execute("SELECT pg_backend_pid()").fetchone()
+        pid = client.execute(
+            "SELECT pid FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+        ).fetchone()
         admin.execute("SELECT pg_terminate_backend(%s)", pid)
         with pytest.raises(psycopg.errors.AdminShutdown):
             client.execute("SELECT 1")

@@ -180,11 +180,14 @@ def test_notices_reach_the_client(
 @pytest.mark.parametrize(
     "text", ["LOAD 'plpgsql'", "SELECT setseed(0.5)", "SELECT pg_backup_start('x', true)"]
 )
-def test_what_discard_does_not_remove_ends_the_origin_connection(
+def test_what_discard_does_not_remove_ends_with_its_origin_connection(
     start_proxy: StartProxy, text: str
 ) -> None:
+    backend = "SELECT pid FROM pg_stat_activity WHERE pid = pg_backend_pid()"
     proxy = start_proxy(origin_connection_limit=1)
-    with proxy.connect(autocommit=True) as first, proxy.connect(autocommit=True) as second:
-        before = second.execute("SELECT pg_backend_pid()").fetchone()
+    with proxy.connect(autocommit=True) as first:
         first.execute(text)
-        assert second.execute("SELECT pg_backend_pid()").fetchone() != before
+        before = first.execute(backend).fetchone()
+        assert first.execute(backend).fetchone() == before
+    with proxy.connect(autocommit=True) as second:
+        assert second.execute(backend).fetchone() != before

@@ -44,9 +44,9 @@ def test_a_change_within_a_transaction_is_reported_and_taken_back(proxy: LivePro
         before = connection.info.parameter_status("TimeZone")
         connection.execute("SET timezone TO 'Asia/Tokyo'")
         assert connection.info.parameter_status("TimeZone") == "Asia/Tokyo"
-        connection.commit()
-        connection.execute("SELECT 1")
+        connection.rollback()
         assert connection.info.parameter_status("TimeZone") == before
+        assert connection.execute("SHOW timezone").fetchone() == (before,)
 
 
 @pytest.mark.parametrize(

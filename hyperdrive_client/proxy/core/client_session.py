@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ClientProtocolError
 from ...protocol import messages as m
 from ...protocol.framing import CONTINUATION, LARGEST_MESSAGE, Chunk, client_framer
-from ...sql.session_effects import changes_session, outlives_discard
+from ...sql.facts import (
+    ANYTHING,
+    BEGIN,
+    COMMIT,
+    OTHER,
+    SETTINGS,
+    Facts,
+    custom_names,
+    facts_of,
+    reset_names,
+)
 from . import expected as e
+from . import inspection
 from .client_startup import ClientStartup, Refused
 from .effects import CloseClient, PauseClient, ResumeClient, SendToClient, SendToOrigin
 from .expected import FAKE, SKIP, Expected
 from .origin_startup import ConnectFailure
+from .own_statements import bound_parameters, ends_itself, signalled, substitute
 from .pool import LOST
-from .session_variables import Profile, Settings, application_name, startup_settings
+from .read_back import SEQUENCES, UNREADABLE, reasons
+from .session_variables import (
+    Profile,
+    Settings,
+    after_transaction,
+    application_name,
+    startup_settings,
+)
 from .statements import (
+    NO_TYPES,
     Change,
     Changes,
     ClientClose,
     ClientParse,
-    Eviction,
+    Description,
     ForgetAll,
+    LazyBegin,
     MayForget,
     Statement,
     Unnamed,
@@ -33,6 +55,9 @@ from .statements import (
 if TYPE_CHECKING:
     from .core import Core
     from .origin_session import OriginSession
+
+
+logger = logging.getLogger(__name__)
 
 
 class ClientState(Enum):
@@ -58,6 +83,9 @@ _HAS_LINK = (_LINKED, _STALLED)
 
 # While a client waits it may send this much before it is no longer read from.
 MAX_HELD_BYTES = 64 * 1024
+# In seconds: a server statement that is older than a client's Parse by more than this is made anew
+# for it, since it may be the reason for that Parse that the catalogue has changed.
+MAX_STATEMENT_AGE = 1.0
 
 SHUTTING_DOWN = m.error_response(
     "57P01", "terminating connection due to administrator command", severity="FATAL"
@@ -69,7 +97,7 @@ _BEGINS_BATCH = _EXTENDED | {m.QUERY}
 _NEEDS_LINK = _BEGINS_BATCH | {m.FUNCTION_CALL}
 # Sent late after a failed COPY, PostgreSQL ignores these, and Flush when there is nothing.
 _IGNORED_UNLINKED = frozenset((CONTINUATION, m.COPY_DATA, m.COPY_DONE, m.COPY_FAIL, m.FLUSH))
-_FORGETS = re.compile(rb"\b(?:deallocate|discard)\b", re.IGNORECASE)
+_DEALLOCATE_ALL = re.compile(rb"\s*deallocate\s+(?:prepare\s+)?all\s*;?\s*\Z", re.IGNORECASE)
 _FORGETS_ALL = re.compile(
     rb"\s*(?:deallocate\s+(?:prepare\s+)?all|discard\s+all)\s*;?\s*\Z", re.IGNORECASE
 )
@@ -77,8 +105,32 @@ _DEALLOCATE = re.compile(
     rb"""\s*deallocate\s+(?:prepare\s+)?(?:"((?:[^"]|"")+)"|(?!all\b)([\w$]+))\s*;?\s*\Z""",
     re.IGNORECASE,
 )
+_EXECUTE = re.compile(rb"""\s*execute\s+(?:"((?:[^"]|"")+)"|([\w$]+))""", re.IGNORECASE)
 # In a failed transaction these are still obeyed.
 _ENDS_TRANSACTION = (b"rollback", b"commit", b"end", b"abort")
+# What BEGIN, START, COMMIT, END, ROLLBACK, ABORT and DEALLOCATE start with.
+_CONTROL_PREFIXES = frozenset((b"be", b"st", b"co", b"en", b"ro", b"ab", b"de"))
+# What no statement starts with that wants strong locks.
+_WEAK_PREFIXES = frozenset((b"se", b"in", b"up", b"wi", b"va", b"be", b"co", b"ro"))
+_CONCERNS_US = re.compile(
+    rb"pg_(?:backend_pid|cancel_backend|terminate_backend)|show\s+hyperdrive", re.IGNORECASE
+)
+_LISTS_STATEMENTS = re.compile(rb"pg_prepared_statement", re.IGNORECASE)
+_RECALLS = re.compile(rb"currval|lastval", re.IGNORECASE)
+# What is known of a FunctionCall.
+_CALLS = Facts(traces=ANYTHING, takes_locks=True, alters=True)
+_OUTDATED = m.message(
+    m.ERROR_RESPONSE,
+    b"SERROR\x00VERROR\x00C0A000\x00Mcached plan must not change result type\x00"
+    b"RRevalidateCachedQuery\x00\x00",
+)
+_BIND_COMPLETE = m.message(m.BIND_COMPLETE, b"")
+_NO_DATA = m.message(m.NO_DATA, b"")
+_NO_PARAMETERS = m.message(m.PARAMETER_DESCRIPTION, b"\x00\x00")
+_READ_COMMITTED = (b"read committed", b"read uncommitted")
+_ABORTED = m.error_response(
+    "25P02", "current transaction is aborted, commands ignored until end of transaction block"
+)
 
 
 class ClientSession:
@@ -97,11 +149,46 @@ class ClientSession:
         self.framer = client_framer()
         self.origin: OriginSession | None = None
         self.waiting_since = now
+        self.initial: Settings = ()
+        """What it asked for at start-up, and RESET brings back."""
         self.settings: Settings = ()
+        self.custom_names: set[bytes] = set()
+        """Settings that no module defines, and that it may have set."""
         self.reported: Mapping[bytes, bytes] = {}
         self.application_name = b""
+        self.status = m.IDLE
+        """Of the transaction, as the client knows it, while there is no link."""
+        self.begin: Statement | None = None
+        """What began the transaction and is still to be sent."""
+        self.pinned = 0
+        """What keeps the link, as flags of :mod:`.read_back`."""
+        self.reads_back = False
+        """What the last transaction left is being asked for."""
+        self.wanted: OriginSession | None = None
+        """The only origin connection of use to it."""
+        self.held_back_by = 0
         self.statements: dict[bytes, Statement] = {}
         self.unnamed: Statement | None = None
+        self.described: dict[bytes, bytes] = {}
+        """What it was told of its statements' parameters and columns."""
+        self._parsed_at: dict[bytes, float] = {}
+        """When it prepared those that were there already."""
+        self._may_end_early = False
+        self._lost_link: ConnectFailure | None = None
+        """Why the transaction is gone, until the client has heard."""
+        self._ends_with_link = False
+        """It has asked for the end of the origin's process."""
+        self._sequence_origin: OriginSession | None = None
+        self._link_began = self._pinned_since = 0.0
+        self._unreadable = False
+        self._resets: set[bytes] = set()
+        """What the current batch resets."""
+        self._deallocated = b""
+        """What was bound last is DEALLOCATE of this statement of a driver's."""
+        self._incomplete: tuple[Chunk, int] | None = None
+        """The beginning of a batch that can be answered as a whole only."""
+        self._sync_due = False
+        """A Sync of ours follows the Query that is being received."""
         self._passing = False
         """The message that is being received in parts goes to the origin."""
         self._forgets = False
@@ -133,6 +220,8 @@ class ClientSession:
             if self.state is _LINKED or self.state is _IDLE:
                 chunk = self.framer.feed(data)
                 if chunk[1]:
+                    if self._incomplete is not None:
+                        chunk = self._completed(chunk)
                     self._process(chunk, 0, now)
                 self._check_framing()
             elif self.state is ClientState.STARTUP:
@@ -160,7 +249,7 @@ class ClientSession:
 
     def shut_down(self, now: float) -> None:
         """The proxy ends: refuse what is not begun, let a transaction finish."""
-        if self.state not in _HAS_LINK:
+        if self.state not in _HAS_LINK or (self.origin is not None and self.origin.is_at_rest):
             self.send(SHUTTING_DOWN)
             self.close(now)
 
@@ -178,11 +267,13 @@ class ClientSession:
         return None
 
     def _leave(self, now: float, *, vanished: bool) -> None:
-        origin, self.origin = self.origin, None
-        self.state = ClientState.CLOSED
+        origin, has_link = self.origin, self.state in _HAS_LINK
         self.pool.leave(self)
+        self.state = ClientState.CLOSED
         if origin is not None:
             origin.abandon(now, vanished=vanished)
+        self._link_ended(now, has_link)
+        self.pinned = 0
 
     # Start-up.
 
@@ -215,7 +306,7 @@ class ClientSession:
                 self.pool.acquire(self, now)
 
     def _welcome(self, profile: Profile, now: float) -> None:
-        self.settings = profile.settings
+        self.settings = self.initial = profile.settings
         self.reported = profile.reported
         statuses = [m.parameter_status(*item) for item in profile.reported.items()]
         self.send(
@@ -245,21 +336,34 @@ class ClientSession:
             return
         waited = self.state is _WAITING
         self.state = _LINKED
+        self._link_began = now
         if origin.reported is not self.reported:
             self._report(origin.reported)
         if waited:
             self._resume(now)
 
+    def _link_ended(self, now: float, had_link: bool = True) -> None:
+        if had_link:
+            self.pool.link_seconds += now - self._link_began
+            if self.pinned:
+                self.pool.pinned_seconds += now - self._pinned_since
+        self.origin = None
+        self.reads_back = self._unreadable = self._may_end_early = False
+
     def unlinked(self, now: float) -> None:
         """The transaction is over."""
-        self.origin = None
+        self._link_ended(now)
         self.state = _IDLE
+        self.status = m.IDLE
         if self.core.draining:
             self.shut_down(now)
 
     def answered(self, now: float) -> None:
         """Answers came: what depended on them can go on."""
-        if self.origin is not None and not self.origin.blocks():
+        origin = self.origin
+        if origin is None or origin.blocks() or origin.describes:
+            return
+        if self not in self.pool.held_back:
             self.state = _LINKED
             self._resume(now)
 
@@ -271,15 +375,50 @@ class ClientSession:
             self.close(now)
             return
         self.send(failure.response("ERROR"))
+        if self.status == m.IN_TRANSACTION:
+            self.begin, self.status = None, m.FAILED_TRANSACTION
         self.state = _IDLE
-        self._failing = True
+        self._fail_from_stalled()
         self._resume(now)
 
-    def origin_lost(self, failure: ConnectFailure | None, now: float) -> None:
+    def _fail_from_stalled(self) -> None:
+        """The message that waited has met an error: nothing more of its batch is done."""
+        assert self._stalled is not None
+        chunk, index = self._stalled
+        if chunk[1][index][0] in (m.QUERY, m.FUNCTION_CALL):
+            self.send(m.ready_for_query(self.status))
+            self._stalled = (chunk, index + 1)
+        else:
+            self._failing = True
+
+    def outlives_link(self, origin: OriginSession) -> bool:
+        """Whether the session can go on without its origin connection."""
+        return not (
+            self.pinned
+            or self.reads_back
+            or self._ends_with_link
+            or self._passing
+            or origin.copying_in
+            or any(entry.kind == m.FUNCTION_CALL for entry in origin.expected)
+        )
+
+    def origin_lost(
+        self, origin: OriginSession, failure: ConnectFailure | None, now: float
+    ) -> None:
         """The linked origin connection is gone.
 
         ``None``: the client has heard the reason already, or is in the middle of a message.
         """
+        if self.state in (_WAITING, ClientState.JOINING):
+            self.link_failed(failure or LOST, now)
+        elif failure is not None and self.outlives_link(origin):
+            self._transaction_lost(origin, failure, now)
+        else:
+            self._link_ended(now)
+            self.dismiss(failure, now)
+
+    def dismiss(self, failure: ConnectFailure | None, now: float) -> None:
+        """End the session, for a reason that the client may have heard already."""
         self.origin = None
         if self.state in (_WAITING, ClientState.JOINING):
             self.link_failed(failure or LOST, now)
@@ -287,6 +426,74 @@ class ClientSession:
         if failure is not None:
             self.send(failure.response("FATAL"))
         self.close(now)
+
+    def _transaction_lost(self, origin: OriginSession, failure: ConnectFailure, now: float) -> None:
+        """The link broke. An error in place of each answer that is owed, or of the next one."""
+        in_block = origin.in_block
+        self.status = m.FAILED_TRANSACTION if in_block and not origin.committing else m.IDLE
+        owed = [entry for entry in origin.expected if entry.action is not SKIP]
+        for entry in reversed(origin.expected):
+            if entry.change is not None:
+                entry.change.undo(origin, failed=False)
+        ends = sum(entry.kind in e.ENDS_IN_READY and entry.data is not e.WITHHELD for entry in owed)
+        if not owed and not origin.batch_open and not origin.skipping:
+            if in_block:
+                self.status, self._lost_link = m.IN_TRANSACTION, failure
+        elif not origin.skipping:
+            if origin.committing or not (in_block or origin.reads_only):
+                failure = _unknown_outcome(failure)
+            answer = failure.response("ERROR")
+            for _ in range(ends):
+                self.send(answer + m.ready_for_query(self.status))
+                if self.status == m.FAILED_TRANSACTION:
+                    answer = _ABORTED
+            if origin.batch_open:
+                self.send(answer)
+        self._failing = origin.batch_open or origin.skipping
+        self._link_ended(now)
+        self.state = _IDLE
+        self._resume(now)
+
+    # What the last transaction left in the session.
+
+    def read_back(self, traces: int, found: int, in_force: Settings | None, now: float) -> None:
+        """The origin has answered: its settings, and what of ``traces`` is there."""
+        origin = self.origin
+        assert origin is not None
+        self.reads_back = self._unreadable = False
+        if in_force is not None:
+            origin.settings = in_force
+            self.settings = after_transaction(self.initial, in_force)
+        origin.begin_link()
+        self.pin((self.pinned & ~traces & ~UNREADABLE) | found, now)
+
+    def unreadable(self, traces: int, now: float) -> None:
+        """It could not be read back: it may be for a time-out or a cancel meant for another."""
+        self.reads_back = False
+        origin = self.origin
+        if origin is None:
+            return
+        if self._unreadable:
+            self.pin(self.pinned | UNREADABLE, now)
+        else:
+            origin.traces |= traces
+        self._unreadable = not self._unreadable
+
+    @property
+    def reads_patiently(self) -> bool:
+        """Whether its own statement_timeout must not be in force when its state is read back."""
+        return self._unreadable
+
+    def pin(self, pinned: int, now: float) -> None:
+        """Keep the link for as long as ``pinned`` is not 0."""
+        for reason in reasons(pinned & ~self.pinned):
+            self.pool.pins[reason] += 1
+            logger.info("session %d keeps its origin connection: %s", self.process_id, reason)
+        if pinned and not self.pinned:
+            self._pinned_since = now
+        elif self.pinned and not pinned:
+            self.pool.pinned_seconds += now - self._pinned_since
+        self.pinned = pinned
 
     def _report(self, reported: Mapping[bytes, bytes]) -> None:
         """Tell the client of values that differ from what it was told."""
@@ -326,9 +533,21 @@ class ClientSession:
             self.send(m.error_response(error.sqlstate, str(error), severity="FATAL"))
             self.close(now)
 
+    def _completed(self, chunk: Chunk) -> Chunk:
+        """What was kept because it was not a whole batch, and what has come since."""
+        assert self._incomplete is not None
+        (kept, messages, end), index = self._incomplete
+        self._incomplete = None
+        first = messages[index][1]
+        shift = end - first
+        old = [(kind, start - first, stop - first) for kind, start, stop in messages[index:]]
+        new = [(kind, start + shift, stop + shift) for kind, start, stop in chunk[1]]
+        return kept[first:end] + chunk[0], old + new, chunk[2] + shift
+
     def _check_framing(self) -> None:
         """Raise what is wrong behind the last message, once all before it are done with."""
-        if self.framer.failure is not None and self._stalled is None:
+        closed = self.state is ClientState.CLOSED
+        if self.framer.failure is not None and self._stalled is None and not closed:
             raise self.framer.failure
 
     def send(self, data: bytes) -> None:
@@ -336,6 +555,7 @@ class ClientSession:
 
     def _process(self, chunk: Chunk, first: int, now: float) -> None:
         buffer, messages, end = chunk
+        self.pool.now = now
         if self.origin is None:
             first = self._process_unlinked(chunk, first, now)
             if first < 0:
@@ -343,6 +563,7 @@ class ClientSession:
         origin = self.origin
         assert origin is not None
         expected = origin.expected
+        origin.retry = None
         pieces: list[bytes] = []
         # buffer[start:position] goes to the origin as it is.
         start = position = messages[first][1]
@@ -354,20 +575,62 @@ class ClientSession:
                 if kind == CONTINUATION:
                     if not self._passing:
                         replacement = b""
+                    elif self._sync_due and (index or not self.framer.remaining):
+                        self._sync_due = False
+                        replacement = buffer[position:stop] + m.SYNC_MESSAGE
                 elif origin.skipping and kind != m.SYNC and kind != m.TERMINATE:
                     replacement = b""
-                elif kind in _BEGINS_BATCH and not origin.batch_open and origin.blocks():
+                elif (
+                    kind in _NEEDS_LINK
+                    and not origin.batch_open
+                    and (
+                        origin.blocks()
+                        or (self.pool.ending and self._is_held_back(buffer, kind, position, stop))
+                    )
+                ):
                     self._stalled = (chunk, index)
                     self.state = _STALLED
                     end = position
                     break
                 elif kind == m.QUERY:
-                    replacement = self._query(origin, buffer, position, stop)
+                    if (
+                        self._may_end_early
+                        and index + 1 == len(messages)
+                        and self._ends_early(origin, buffer, position, stop)
+                    ):
+                        self._flush(origin, pieces, buffer[start:position])
+                        self._end_early(origin, buffer[position:stop], now)
+                        return
+                    facts = facts_of(buffer[position + 5 : stop - 1])
+                    prologue = b""
+                    if self.begin is not None or facts.recalls or facts.concerns_us:
+                        text = buffer[position + 5 : stop - 1]
+                        prologue = self._prologue(origin, facts, text)
+                    replacement = self._query(origin, facts, buffer, position, stop)
+                    if prologue:
+                        replacement = prologue + (replacement or buffer[position:stop])
+                        replacement += self._sync_after(stop, len(buffer))
                 elif kind in _EXTENDED:
-                    origin.batch_open = True
+                    if not origin.batch_open:
+                        origin.batch_open = True
+                        if self.begin is not None:
+                            text = _text_of(buffer, kind, position, stop, self.statements)
+                            pieces.append(buffer[start:position])
+                            pieces.append(self._prologue(origin, facts_of(text), b""))
+                            start = position
+                        elif kind == m.BIND and not expected:
+                            origin.retry = chunk
                     if kind == m.EXECUTE:
                         expected.append(self._execute(origin))
                     elif kind == m.BIND:
+                        if self.described:
+                            question = self._unverified(origin, buffer, position, stop)
+                            if question:
+                                pieces += (buffer[start:position], question)
+                                self._flush(origin, pieces, b"")
+                                self._stalled = (chunk, index)
+                                self.state = _STALLED
+                                return
                         replacement = self._bind(origin, buffer, position, stop)
                     elif kind == m.PARSE:
                         replacement = self._parse(origin, buffer, position, stop)
@@ -377,6 +640,9 @@ class ClientSession:
                         replacement = self._close(origin, buffer, position, stop)
                 elif kind == m.SYNC:
                     if not origin.copying_in:
+                        if self._resets and not origin.skipping:
+                            replacement = self._restore(origin) + m.SYNC_MESSAGE
+                        self._resets.clear()
                         origin.batch_open = origin.skipping = False
                         expected.append(e.SYNC)
                 elif kind == m.COPY_DONE or kind == m.COPY_FAIL:
@@ -385,8 +651,15 @@ class ClientSession:
                     elif expected:
                         expected.append(e.COPY_END)
                 elif kind == m.FUNCTION_CALL:
+                    prologue = (
+                        self._prologue(origin, _CALLS, b"") if self.begin is not None else b""
+                    )
                     expected.append(e.FUNCTION_CALL)
-                    origin.dirty = True
+                    origin.traces |= ANYTHING
+                    origin.reads_only = False
+                    if prologue:
+                        replacement = prologue + buffer[position:stop]
+                        replacement += self._sync_after(stop, len(buffer))
                 elif kind == m.TERMINATE:
                     self._flush(origin, pieces, buffer[start:position])
                     self.close(now)
@@ -417,62 +690,322 @@ class ClientSession:
         if rest:
             self.effects.append(SendToOrigin(origin, rest))
 
-    def _query(
-        self, origin: OriginSession, buffer: bytes, position: int, stop: int
-    ) -> bytes | None:
+    # The beginning and the end of a transaction.
+
+    def _is_held_back(self, buffer: bytes, kind: int, position: int, stop: int) -> bool:
+        """Whether a statement waits for the locks of transactions that ended early."""
+        if kind not in (m.QUERY, m.PARSE):
+            return False
         text = buffer[position + 5 : stop - 1]
+        if kind == m.PARSE:
+            text = text.partition(b"\x00")[2].partition(b"\x00")[0]
+        if text[:2].lower() in _WEAK_PREFIXES or not facts_of(text).takes_locks:
+            return False
+        self.held_back_by = self.pool.endings
+        self.pool.held_back.append(self)
+        return True
+
+    def _prologue(self, origin: OriginSession, facts: Facts, text: bytes) -> bytes:
+        """What is to be sent before the first message of a batch, without a Sync.
+
+        So that nothing of the client's runs if it fails.
+        """
+        parts = []
+        if self.begin is not None:
+            parts.append(origin.run(self.begin, LazyBegin(origin)))
+            self.begin = None
+            if facts.reads and self._may_end_early:
+                parts.append(self._inspect(origin))
+        if facts.recalls:
+            parts.append(self._forget_sequences(origin))
+        if facts.concerns_us and _LISTS_STATEMENTS.search(text):
+            parts.append(self._show_own_names(origin))
+        return b"".join(parts)
+
+    def _show_own_names(self, origin: OriginSession) -> bytes:
+        """Let pg_prepared_statements have what the client prepared, and nothing else."""
+        parts = [origin.unprepare(statement) for statement in list(origin.statements)]
+        parts += [self._lend_name(origin, name) for name in self.statements]
+        return b"".join(parts)
+
+    def _inspect(self, origin: OriginSession) -> bytes:
+        """Find out whether the end of a transaction of reads can be answered early."""
+        if self.pool.now - origin.inspected_at < inspection.MAX_AGE:
+            return b""
+        statement = self.pool.registry.get(inspection.QUERY, NO_TYPES, ())
+        looking = inspection.Inspection(origin, self.pool.now)
+        return origin.run(statement, looking, rows=looking.rows)
+
+    def _forget_sequences(self, origin: OriginSession) -> bytes:
+        """What others did to sequences there must not be taken for this session's doing."""
+        nobody = origin.sequence_client is None and self._sequence_origin is None
+        if nobody or origin.sequence_client is self:
+            return b""
+        origin.hints_at_sequences = self._sequence_origin is not None
+        origin.sequence_client = None
+        return origin.run(self.pool.registry.get(b"DISCARD SEQUENCES", NO_TYPES, ()))
+
+    def _sync_after(self, stop: int, size: int) -> bytes:
+        """The Sync that ends a batch of ours with a Query in it, or nothing yet."""
+        assert self.origin is not None
+        self.origin.expected.append(e.SKIPPED_SYNC)
+        if stop <= size:
+            return m.SYNC_MESSAGE
+        self._sync_due = True
+        return b""
+
+    def _ends_early(self, origin: OriginSession, buffer: bytes, position: int, stop: int) -> bool:
+        """Whether this Query ends a transaction of reads, so that the client need not wait."""
+        if (
+            origin.expected
+            or origin.status != m.IN_TRANSACTION
+            or not origin.reads_only
+            or origin.batch_open
+            or origin.reads_may_act
+            or origin.traces
+            or self.pinned
+            or stop > position + 64
+        ):
+            return False
+        return facts_of(buffer[position + 5 : stop - 1]).command >= COMMIT
+
+    def _end_early(self, origin: OriginSession, message: bytes, now: float) -> None:
+        commits = facts_of(message[5:-1]).command == COMMIT
+        self.send(_complete(b"COMMIT" if commits else b"ROLLBACK") + m.ready_for_query(m.IDLE))
+        self.unnamed = None
+        self.pool.end_early(origin, message)
+        self.unlinked(now)
+
+    def _control(self, text: bytes, facts: Facts) -> bytes:
+        """The tag with which to answer BEGIN, COMMIT or ROLLBACK without the origin, or nothing."""
+        if facts.command == BEGIN:
+            if self.status != m.IDLE or (facts.needs_primary and not self.pool.is_primary):
+                return b""
+            self.begin = self.pool.registry.get(text, NO_TYPES, ())
+            self.status = m.IN_TRANSACTION
+            self._may_end_early = self._reads_committed(facts.isolation)
+            return b"START TRANSACTION" if text.lstrip()[:1] in b"sS" else b"BEGIN"
+        if facts.command == OTHER or self.status == m.IDLE:
+            return b""
+        done = facts.command == COMMIT and self.status == m.IN_TRANSACTION
+        self.begin, self.status = None, m.IDLE
+        return b"COMMIT" if done else b"ROLLBACK"
+
+    def _reads_committed(self, isolation: bytes) -> bool:
+        """Whether each statement of a transaction has a snapshot of its own, as far as we know.
+
+        The origin connection's default is looked at when there is one.
+        """
+        if not isolation:
+            isolation = dict(self.settings).get(b"default_transaction_isolation", b"")
+        return not isolation or b" ".join(isolation.split()) in _READ_COMMITTED
+
+    def _answers_alone(self, chunk: Chunk, index: int) -> int:
+        """Answer a command that needs no origin; how many messages it consists of, or 0."""
+        buffer, messages, _ = chunk
+        kind, position, stop = messages[index]
+        if kind == m.QUERY:
+            start = position + 5
+            if buffer[start : start + 2].lower() not in _CONTROL_PREFIXES or stop > position + 200:
+                return 0
+            text = buffer[start : stop - 1]
+            tag = self._control(text, facts_of(text))
+            if not tag and not self.pinned and _DEALLOCATE_ALL.match(text):
+                if self.status == m.FAILED_TRANSACTION:
+                    return 0
+                self.statements.clear()
+                tag = b"DEALLOCATE ALL"
+            if not tag:
+                return 0
+            self.unnamed = None
+            self.send(_complete(tag) + m.ready_for_query(self.status))
+            return 1
+        if kind != m.PARSE or buffer[position + 5] or stop > position + 200:
+            return 0
+        if buffer[position + 6 : position + 8].lower() not in _CONTROL_PREFIXES:
+            return 0
+        kinds = bytes(max(entry[0], 0) for entry in messages[index : index + 5])
+        whole = messages[-1][2] <= chunk[2]
+        begins = b"PBDES".startswith(kinds) or kinds == b"PBE"
+        if self.status == m.FAILED_TRANSACTION and whole and begins and kinds != b"PBDES":
+            # A ROLLBACK, perhaps, of which the rest is still to come.
+            self._incomplete = (chunk, index)
+            return len(messages) - index
+        if not kinds.startswith((b"PBDES", b"PBES")):
+            return 0
+        return self._answer_batch(buffer, messages[index : index + kinds.index(b"S") + 1])
+
+    def _answer_batch(self, buffer: bytes, messages: list[tuple[int, int, int]]) -> int:
+        """A BEGIN, COMMIT or ROLLBACK by the extended protocol, alone up to its Sync."""
+        _, position, stop = messages[0]
+        _, text, types = _parse_fields(buffer, position, stop)
+        answers = [m.PARSE_COMPLETE_MESSAGE, _BIND_COMPLETE]
+        for kind, at, _ in messages[1:-1]:
+            if kind != m.DESCRIBE and buffer[at + 5]:
+                return 0
+            if kind == m.DESCRIBE:
+                if buffer[at + 6]:
+                    return 0
+                if buffer[at + 5 : at + 6] == b"S":
+                    answers.append(_NO_PARAMETERS)
+                answers.append(_NO_DATA)
+        tag = self._control(text, facts_of(text)) if types == NO_TYPES else b""
+        if not tag:
+            return 0
+        self.unnamed = self.pool.registry.get(text, types, self.settings)
+        self.send(b"".join(answers) + _complete(tag) + m.ready_for_query(self.status))
+        return len(messages)
+
+    # Queries.
+
+    def _query(
+        self, origin: OriginSession, facts: Facts, buffer: bytes, position: int, stop: int
+    ) -> bytes | None:
         change: Change | None = Unnamed(self, origin) if origin.batch_open else None
         # PostgreSQL, "Simple Query": it ends the unnamed statement.
         self.unnamed = origin.unnamed = None
         origin.batch_open = False
-        if not changes_session(text):
+        if facts.plain:
+            if not facts.reads:
+                origin.reads_only = False
             origin.expected.append(Expected(m.QUERY, change=change) if change else e.QUERY)
             return None
-        origin.dirty = True
-        origin.spent = origin.spent or outlives_discard(text)
-        forgets = _FORGETS.search(text)
-        name = _deallocated_name(text) if forgets else b""
+        text = buffer[position + 5 : stop - 1]
+        self._note(origin, facts, text)
+        before, change = self._forget(origin, text, facts, change)
+        if facts.concerns_us:
+            message = m.query(self._substitute(text, lambda number: None))
+        else:
+            message = buffer[position:stop]
+        if facts.resets and self.initial and stop <= len(buffer):
+            self._note_resets(text)
+        if not self._resets:
+            origin.expected.append(Expected(m.QUERY, change=change) if change else e.QUERY)
+            return before + message
+        # The client hears that it is done when what it started with is in force again.
+        origin.expected.append(Expected(m.QUERY, data=e.WITHHELD, change=change))
+        message += self._restore(origin) + m.SYNC_MESSAGE
+        origin.expected.append(e.SYNC)
+        return before + message
+
+    def _note_resets(self, text: bytes) -> None:
+        names = reset_names(text)
+        initial = dict(self.initial)
+        self._resets.update(initial if names is None else initial.keys() & names)
+
+    def _note(self, origin: OriginSession, facts: Facts, text: bytes) -> None:
+        """What is to be remembered of a statement until its transaction is over."""
+        if facts.command:
+            origin.committing = origin.committing or facts.commits
+            return
+        if not facts.reads:
+            origin.reads_only = False
+        if facts.traces:
+            origin.traces |= facts.traces
+            origin.changes_catalogue = origin.changes_catalogue or facts.takes_locks
+            if facts.traces & SETTINGS:
+                self.custom_names |= custom_names(text)
+        if facts.alters:
+            origin.altered = True
+        if facts.commits:
+            origin.committing = True
+        if facts.advances:
+            origin.sequence_client = self
+            self._sequence_origin = origin
+            if self.core.settings.pin_sequences and not self.pinned & SEQUENCES:
+                self.pin(self.pinned | SEQUENCES, self.pool.now)
+        if facts.notifies:
+            self.pool.notifies(origin, self)
+
+    def _forget(
+        self, origin: OriginSession, text: bytes, facts: Facts, change: Change | None
+    ) -> tuple[bytes, Change | None]:
+        """What DEALLOCATE and DISCARD do to the books; what to send before them."""
+        if not facts.forgets:
+            return self._lend_executed(origin, text), change
+        name = _deallocated_name(text)
         if name not in self.statements:
-            if forgets:
-                all_of_them = _FORGETS_ALL.match(text)
-                change = Changes(change, ForgetAll(self, origin) if all_of_them else MayForget())
-            origin.expected.append(Expected(m.QUERY, change=change) if change else e.QUERY)
-            return None
+            all_of_them = _FORGETS_ALL.match(text)
+            return b"", Changes(change, ForgetAll(self, origin) if all_of_them else MayForget())
         # DEALLOCATE of a statement that only the client knows by this name: the origin says what
         # there is to say if it has one of that name.
-        change = Changes(change, ClientClose(self, name, self.statements.pop(name)))
+        origin.litter.add(name)
         origin.expected.extend((e.SKIPPED_CLOSE, e.SKIPPED_PARSE))
-        origin.expected.append(Expected(m.QUERY, change=change))
-        return m.close_statement(name) + m.parse(name, b"") + buffer[position:stop]
+        forgotten = ClientClose(self, name, self.statements.pop(name))
+        return m.close_statement(name) + m.parse(name, b""), Changes(change, forgotten)
+
+    def _lend_executed(self, origin: OriginSession, text: bytes) -> bytes:
+        """SQL's EXECUTE of a driver's statement finds it at the origin, for this transaction."""
+        found = _EXECUTE.match(text)
+        if found is None:
+            return b""
+        quoted, plain = found.groups()
+        return self._lend_name(
+            origin, quoted.replace(b'""', b'"') if quoted is not None else plain.lower()
+        )
+
+    def _lend_name(self, origin: OriginSession, name: bytes) -> bytes:
+        statement = self.statements.get(name)
+        if statement is None:
+            return b""
+        origin.litter.add(name)
+        origin.expected.extend((e.SKIPPED_CLOSE, e.SKIPPED_PARSE))
+        parse = m.parse(name, statement.text, statement.parameter_types)
+        return m.close_statement(name) + parse
+
+    def _substitute(self, text: bytes, parameters: Callable[[int], bytes | None]) -> bytes:
+        """What to send for a text that is about us, after what it asks of us is done."""
+        if ends_itself(text):
+            self._ends_with_link = True
+        text = substitute(text, self)
+        self._signal(text, parameters)
+        return text
+
+    def _signal(self, text: bytes, parameters: Callable[[int], bytes | None]) -> None:
+        for process_id, terminates in signalled(text, parameters):
+            self.core.signal(process_id, self.pool.now, terminates=terminates)
+
+    def _restore(self, origin: OriginSession) -> bytes:
+        """Put back in force what the session started with, after a RESET. Without a Sync."""
+        steps: list[tuple[bytes, bytes | None]] = [
+            (name, value) for name, value in self.initial if name in self._resets
+        ]
+        self._resets.clear()
+        return origin.change_settings(steps)
 
     def _process_unlinked(self, chunk: Chunk, first: int, now: float) -> int:
         """Handle what needs no link; the index of the first message that has one now, or -1."""
         self._passing = False
         buffer, messages, _ = chunk
-        for index in range(first, len(messages)):
+        index = first
+        while index < len(messages):
             kind, position, stop = messages[index]
+            index += 1
             if self._failing:
-                if kind in (m.SYNC, m.QUERY, m.FUNCTION_CALL):
+                if kind == m.SYNC:
                     self._failing = False
-                    self.send(m.ready_for_query(m.IDLE))
-                    continue
-                if kind != m.TERMINATE:
-                    continue
-            if kind in _NEEDS_LINK:
+                    self.send(m.ready_for_query(self.status))
+                elif kind == m.TERMINATE:
+                    self.close(now)
+                    return -1
+            elif kind in _NEEDS_LINK:
                 if self.core.draining:
                     self.shut_down(now)
                     return -1
-                if self._answers_unlinked(buffer, kind, position, stop):
+                answered = self._answers_unlinked(chunk, index - 1)
+                if answered:
+                    index += answered - 1
                     continue
+                self._want(buffer, kind, position, stop)
                 if self.pool.acquire(self, now):
-                    return index
+                    return index - 1
                 if self.state is _IDLE:
                     self.state = _WAITING
                 if self.state is _WAITING:
-                    self._stalled = (chunk, index)
+                    self._stalled = (chunk, index - 1)
                 return -1
-            if kind == m.SYNC:
-                self.send(m.ready_for_query(m.IDLE))
+            elif kind == m.SYNC:
+                self.send(m.ready_for_query(self.status))
             elif kind == m.TERMINATE:
                 self.close(now)
                 return -1
@@ -480,10 +1013,23 @@ class ClientSession:
                 raise ClientProtocolError(f"invalid frontend message type {kind}")
         return -1
 
+    def _want(self, buffer: bytes, kind: int, position: int, stop: int) -> None:
+        """currval and lastval have an answer on one origin connection alone."""
+        if self._sequence_origin is not None and _RECALLS.search(buffer, position, stop):
+            text = _text_of(buffer, kind, position, stop, self.statements)
+            if facts_of(text).recalls:
+                self.wanted = self._sequence_origin
+
     # Prepared statements.
 
-    def _answers_unlinked(self, buffer: bytes, kind: int, position: int, stop: int) -> bool:
-        """Answer what needs no origin: the Parse of a known statement, and any Close."""
+    def _answers_unlinked(self, chunk: Chunk, index: int) -> int:
+        """Answer what needs no origin; how many messages that is, or 0.
+
+        BEGIN, and the end of what has not reached the origin; the Parse of a known statement, any
+        Close; and anything in a transaction that is lost.
+        """
+        buffer, messages, _ = chunk
+        kind, position, stop = messages[index]
         if kind == m.CLOSE:
             is_portal, name = _object(buffer, position, stop)
             if not is_portal and not name:
@@ -491,53 +1037,104 @@ class ClientSession:
             elif not is_portal:
                 self.statements.pop(name, None)
             self.send(m.CLOSE_COMPLETE_MESSAGE)
-            return True
+            return 1
+        if self._lost_link is not None:
+            return self._tell_of_loss(self._lost_link, buffer, kind, position, stop)
+        answered = self._answers_alone(chunk, index)
+        if answered:
+            return answered
+        if self.status == m.FAILED_TRANSACTION:
+            self._fail(_ABORTED, kind)
+            return 1
         if kind != m.PARSE:
-            return False
+            return 0
         name, text, types = _parse_fields(buffer, position, stop)
         if not name or name in self.statements:
-            return False
+            return 0
         statement = self.pool.registry.get(text, types, self.settings)
-        if statement.is_known:
-            self.statements[name] = statement
-            self.send(m.PARSE_COMPLETE_MESSAGE)
-        return statement.is_known
+        if not statement.is_known:
+            return 0
+        self._name(statement, name)
+        self.send(m.PARSE_COMPLETE_MESSAGE)
+        return 1
+
+    def _tell_of_loss(
+        self, failure: ConnectFailure, buffer: bytes, kind: int, position: int, stop: int
+    ) -> int:
+        """The first answer after the link broke within a transaction that was at rest."""
+        self._lost_link = None
+        text = _text_of(buffer, kind, position, stop, self.statements)
+        ends = facts_of(text).command >= COMMIT
+        self.status = m.IDLE if ends else m.FAILED_TRANSACTION
+        self._fail(failure.response("ERROR"), kind)
+        return 1
+
+    def _fail(self, error: bytes, kind: int) -> None:
+        """An error in place of the answer; by the extended protocol up to the next Sync."""
+        self.send(error)
+        if kind in (m.QUERY, m.FUNCTION_CALL):
+            self.send(m.ready_for_query(self.status))
+        else:
+            self._failing = True
 
     def _parse(
         self, origin: OriginSession, buffer: bytes, position: int, stop: int
     ) -> bytes | None:
         name, text, types = _parse_fields(buffer, position, stop)
-        statement = self.pool.registry.get(text, types, self.settings)
+        message = None
+        if _CONCERNS_US.search(text):
+            substituted = substitute(text, self)
+            if ends_itself(text):
+                self._ends_with_link = True
+            if substituted != text:
+                text, message = substituted, m.parse(name, substituted, types)
+        statement = self._statement(origin, text, types)
+        before = b""
+        if statement.facts.traces == ANYTHING:
+            before = self._lend_executed(origin, text)
         if not name:
             origin.expected.append(Expected(m.PARSE, change=Unnamed(self, origin)))
             self.unnamed = origin.unnamed = statement
-            return None
+            return before + (message or buffer[position:stop]) if before else message
         if name in self.statements:
             return self._parse_again(origin, name, buffer[position:stop])
-        self.statements[name] = statement
+        self._name(statement, name)
         if statement not in origin.statements:
-            return origin.prepare(statement, self, name)
+            return before + origin.prepare(statement, self, name)
         if (origin.status == m.FAILED_TRANSACTION and not _ends_transaction(text)) or any(
             entry.kind in e.ENDS_IN_READY for entry in origin.expected
         ):
             # Whether the transaction is a failed one (25P02) only the origin can say.
-            del origin.statements[statement]
-            origin.expected.append(Expected(m.CLOSE, SKIP, change=Eviction(statement)))
-            again = origin.prepare(statement, self, name)
-            return m.close_statement(statement.server_name) + again
+            return origin.unprepare(statement) + origin.prepare(statement, self, name)
         origin.statements.move_to_end(statement)
         self._fake(origin, m.PARSE, m.PARSE_COMPLETE_MESSAGE, ClientParse(self, name))
         return b""
+
+    def _name(self, statement: Statement, name: bytes) -> None:
+        if len(self._parsed_at) > 2 * len(self.statements) + 64:
+            # Of statements that were closed.
+            for old in self._parsed_at.keys() - self.statements.keys():
+                del self._parsed_at[old]
+                self.described.pop(old, None)
+        self.statements[name] = statement
+        self.described.pop(name, None)
+        self._parsed_at[name] = self.pool.now
+
+    def _statement(self, origin: OriginSession, text: bytes, types: bytes) -> Statement:
+        """What a text means here; shared with others where it means the same for them."""
+        if origin.altered or _EXECUTE.match(text):
+            return self.pool.registry.private(text, types)
+        return self.pool.registry.get(text, types, self.settings)
 
     def _parse_again(self, origin: OriginSession, name: bytes, message: bytes) -> bytes:
         """A name that exists: the origin itself raises the error, in its place and in its words.
 
         An empty statement of that name is made there first, and removed when the link ends.
         """
-        origin.dirty = True
         origin.expected.append(e.SKIPPED_CLOSE)
         origin.expected.append(e.SKIPPED_PARSE)
         origin.expected.append(e.PARSE)
+        origin.litter.add(name)
         return m.close_statement(name) + m.parse(name, b"") + message
 
     def _bind(self, origin: OriginSession, buffer: bytes, position: int, stop: int) -> bytes | None:
@@ -545,12 +1142,13 @@ class ClientSession:
         if (
             statement is not None
             and statement is origin.unnamed
-            and not statement.changes_session
+            and statement.facts.plain
             and buffer.startswith(b"\x00\x00", position + 5)
             and stop > position + 6
         ):
             # What most drivers send for every statement, without the work for the others.
-            self._forgets = False
+            if not statement.facts.reads:
+                origin.reads_only = False
             origin.expected.append(e.BIND)
             return None
         portal_end = buffer.find(b"\x00", position + 5, stop)
@@ -559,13 +1157,21 @@ class ClientSession:
             raise ClientProtocolError("invalid message format: Bind")
         name = buffer[portal_end + 1 : name_end]
         before = self._have(origin, name)
-        origin.expected.append(e.BIND)
         statement = self.statements.get(name) if name else self.unnamed
+        told = self.described.get(name)
+        known = (
+            told is None or statement is None or origin.statements[statement].description == told
+        )
+        if not known:
+            # PostgreSQL would refuse it, but the old one is not here to be refused.
+            origin.expected.append(Expected(m.BIND, data=_OUTDATED))
+            return before + m.bind(b"", self.pool.registry.no_name, ())
         self._forgets = False
-        if statement is not None and statement.changes_session:
-            origin.dirty = True
-            origin.spent = origin.spent or statement.outlives_discard
-            self._forgets = _FORGETS_ALL.match(statement.text) is not None
+        if statement is None or portal_end > position + 5:
+            origin.reads_only = False
+        if statement is not None and not (statement.facts.plain and statement.facts.reads):
+            before += self._note_bound(origin, statement, buffer[position:stop], len(buffer))
+        origin.expected.append(e.BIND)
         if not name or statement is None:
             return before + buffer[position:stop] if before else None
         body_length = stop - position - 1 + len(statement.server_name) - len(name)
@@ -581,7 +1187,53 @@ class ClientSession:
             )
         )
 
+    def _unverified(self, origin: OriginSession, buffer: bytes, position: int, stop: int) -> bytes:
+        """What to ask before a statement runs whose columns the client knows from elsewhere."""
+        name = _bound_name(buffer, position, stop)
+        if name not in self.described or name not in self.statements:
+            return b""
+        before = self._have(origin, name)
+        statement = self.statements[name]
+        if origin.statements[statement].description is not None:
+            assert not before
+            return b""
+        return before + origin.describe(statement)
+
+    def _note_bound(
+        self, origin: OriginSession, statement: Statement, message: bytes, size: int
+    ) -> bytes:
+        """What is to be remembered of a statement that is about to run; what to send before."""
+        facts = statement.facts
+        self._note(origin, facts, statement.text)
+        if facts.traces & SETTINGS and b"." in message:
+            # The name of a setting may be a parameter.
+            self.custom_names |= custom_names(message[5:])
+        if facts.concerns_us and len(message) <= size:
+            self._signal(statement.text, bound_parameters(message))
+        if facts.resets and self.initial:
+            self._note_resets(statement.text)
+        if facts.recalls:
+            return self._forget_sequences(origin)
+        if facts.concerns_us and _LISTS_STATEMENTS.search(statement.text):
+            others = [other for other in origin.statements if other is not statement]
+            return b"".join(map(origin.unprepare, others))
+        if not facts.forgets:
+            return b""
+        self._forgets = _FORGETS_ALL.match(statement.text) is not None
+        self._deallocated = _deallocated_name(statement.text)
+        if self._deallocated not in self.statements:
+            self._deallocated = b""
+            return b""
+        # Under the client's name there is nothing at the origin: an empty one takes its place.
+        origin.litter.add(self._deallocated)
+        origin.expected.extend((e.SKIPPED_CLOSE, e.SKIPPED_PARSE))
+        return m.close_statement(self._deallocated) + m.parse(self._deallocated, b"")
+
     def _execute(self, origin: OriginSession) -> Expected:
+        if self._deallocated:
+            name, self._deallocated = self._deallocated, b""
+            forgotten = ClientClose(self, name, self.statements.pop(name))
+            return Expected(m.EXECUTE, change=forgotten)
         if not self._forgets:
             return e.EXECUTE
         self._forgets = False
@@ -595,10 +1247,15 @@ class ClientSession:
             origin.expected.append(e.DESCRIBE)
             return None
         before = self._have(origin, name)
-        origin.expected.append(e.DESCRIBE)
         statement = self.statements.get(name)
         if not name or statement is None:
+            origin.expected.append(e.DESCRIBE)
             return before + buffer[position:stop] if before else None
+        if not before and origin.statements[statement].at < self._parsed_at.get(name, 0.0):
+            # What it is told must be what a Parse of its own would have found.
+            before = origin.unprepare(statement) + origin.prepare(statement, None, b"")
+        telling = Description(origin.statements[statement], self, name)
+        origin.expected.append(Expected(m.DESCRIBE, change=telling, rows=telling.rows))
         return before + m.message(m.DESCRIBE, b"S" + statement.server_name + b"\x00")
 
     def _have(self, origin: OriginSession, name: bytes) -> bytes:
@@ -613,11 +1270,29 @@ class ClientSession:
             return origin.prepare_unnamed(self.unnamed)
         statement = self.statements.get(name)
         if statement is None:
-            return b""
-        if statement in origin.statements:
-            origin.statements.move_to_end(statement)
-            return b""
-        return origin.prepare(statement, None, b"")
+            if name not in origin.litter:
+                return b""
+            origin.expected.append(e.SKIPPED_CLOSE)
+            return m.close_statement(name)
+        if origin.altered:
+            if statement not in origin.statements:
+                statement = self.pool.registry.private(statement.text, statement.parameter_types)
+                self.statements[name] = statement
+        elif statement.settings != self.settings and not _EXECUTE.match(statement.text):
+            # It means what it means under the settings in force now.
+            statement = self._statement(origin, statement.text, statement.parameter_types)
+            self.statements[name] = statement
+        prepared = origin.statements.get(statement)
+        if prepared is None:
+            before = b""
+            if statement.facts.traces == ANYTHING:
+                before = self._lend_executed(origin, statement.text)
+            return before + origin.prepare(statement, None, b"")
+        if prepared.at < self._parsed_at.get(name, 0.0) - MAX_STATEMENT_AGE:
+            # The client may have prepared it because the catalogue had changed.
+            return origin.unprepare(statement) + origin.prepare(statement, None, b"")
+        origin.statements.move_to_end(statement)
+        return b""
 
     def _close(
         self, origin: OriginSession, buffer: bytes, position: int, stop: int
@@ -636,6 +1311,29 @@ class ClientSession:
             return None
         self._fake(origin, m.CLOSE, m.CLOSE_COMPLETE_MESSAGE, ClientClose(self, name, statement))
         return b""
+
+    def may_prepare_again(self, chunk: Chunk) -> bool:
+        """Whether a batch that starts with Bind can be sent anew without the client's noticing.
+
+        Not if it was told of other columns.
+        """
+        buffer, messages, _ = chunk
+        kinds = bytes(max(kind, 0) for kind, _, _ in messages)
+        _, position, stop = messages[0]
+        if not re.fullmatch(rb"BD?E+S", kinds) or self._passing:
+            return False
+        name = _bound_name(buffer, position, stop)
+        return bool(name) and name in self.statements and name not in self.described
+
+    def prepare_again(self, origin: OriginSession, chunk: Chunk, now: float) -> None:
+        """Send the batch once more, with the statement made anew."""
+        buffer, messages, _ = chunk
+        _, position, stop = messages[0]
+        statement = self.statements[_bound_name(buffer, position, stop)]
+        origin.statements.pop(statement, None)
+        origin.expected.append(e.SKIPPED_CLOSE)
+        origin.send(m.close_statement(statement.server_name))
+        self._process(chunk, 0, now)
 
     def _fake(self, origin: OriginSession, kind: int, data: bytes, change: Change) -> None:
         """Answer in the origin's place, when it is that answer's turn."""
@@ -662,6 +1360,35 @@ def _object(buffer: bytes, position: int, stop: int) -> tuple[bool, bytes]:
     if name_end < 0 or what not in (b"P", b"S"):
         raise ClientProtocolError(f"invalid message format: {chr(buffer[position])!r}")
     return what == b"P", buffer[position + 6 : name_end]
+
+
+def _bound_name(buffer: bytes, position: int, stop: int) -> bytes:
+    """Of a Bind: the statement's name."""
+    return buffer[position + 5 : stop].split(b"\x00", 2)[1]
+
+
+def _text_of(
+    buffer: bytes, kind: int, position: int, stop: int, statements: Mapping[bytes, Statement]
+) -> bytes:
+    """The SQL that a message is about, as far as it says so by itself."""
+    if kind == m.QUERY:
+        return buffer[position + 5 : stop - 1]
+    if kind == m.PARSE:
+        return _parse_fields(buffer, position, stop)[1]
+    if kind == m.BIND:
+        statement = statements.get(_bound_name(buffer, position, stop))
+        return statement.text if statement is not None else b""
+    return b""
+
+
+def _unknown_outcome(failure: ConnectFailure) -> ConnectFailure:
+    """PostgreSQL, "Error Codes": transaction_resolution_unknown."""
+    text = "The connection to the origin was lost during COMMIT: its outcome is not known."
+    return ConnectFailure("08007", text, True, detail=failure.text)
+
+
+def _complete(tag: bytes) -> bytes:
+    return m.message(m.COMMAND_COMPLETE, tag + b"\x00")
 
 
 def _deallocated_name(text: bytes) -> bytes:

@@ -9,7 +9,7 @@ from ...bindings.connection_string import Address
 from ...errors import OriginProtocolError
 from ...protocol.startup import CancelRequest
 from ..settings import Settings
-from .client_session import ClientSession, ClientState
+from .client_session import SHUTTING_DOWN, ClientSession, ClientState
 from .client_startup import Doorkeeper
 from .effects import AbortOrigin, CloseClient, Effect
 from .origin_session import OriginSession, OriginState
@@ -87,6 +87,22 @@ class Core:
         else:
             self._cancelling.setdefault(origin, []).append(requester)
 
+    def knows(self, process_id: int) -> bool:
+        """Whether we gave this process id to a client that is still here."""
+        return process_id in self._by_process_id
+
+    def signal(self, process_id: int, now: float, *, terminates: bool) -> None:
+        """What pg_cancel_backend and pg_terminate_backend do, to one of our sessions."""
+        client = self._by_process_id.get(process_id)
+        if client is None:
+            return
+        if terminates:
+            client.send(SHUTTING_DOWN)
+            client.lost(now)
+            self.effects.append(CloseClient(client))
+        else:
+            client.cancel(now)
+
     # Origins.
 
     def origin_connected(self, origin: OriginSession, address: Address, *, encrypted: bool) -> None:
@@ -115,7 +131,7 @@ class Core:
             client, origin.client = origin.client, None
             origin.abort(now)
             if client is not None:
-                client.origin_lost(None if origin.mid_message else failure, now)
+                client.dismiss(None if origin.mid_message else failure, now)
 
     def origin_lost(self, origin: OriginSession, now: float) -> None:
         self.pool.lost(origin, now)

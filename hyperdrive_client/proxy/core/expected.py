@@ -31,11 +31,13 @@ FORWARD, SKIP, FAKE = Action
 class Expected:
     """One expected answer.
 
-    ``kind`` is the request's message type. ``data`` is the answer of a FAKE. ``change`` is what
-    the request did to the books about prepared statements, so that it can be taken back.
+    ``kind`` is the request's message type. ``data`` is the answer of a FAKE, or what the client
+    gets in place of an error that we provoke. ``change`` is what
+    the request did to the books, so that it can be taken back. ``rows`` collects what a SKIP's
+    answer consists of, where we want to know.
     """
 
-    __slots__ = ("action", "change", "data", "kind")
+    __slots__ = ("action", "change", "data", "kind", "rows")
 
     def __init__(
         self,
@@ -44,11 +46,13 @@ class Expected:
         *,
         data: bytes = b"",
         change: Change | None = None,
+        rows: bytearray | None = None,
     ) -> None:
         self.kind = kind
         self.action = action
         self.data = data
         self.change = change
+        self.rows = rows
 
     def __repr__(self) -> str:
         return f"Expected({chr(self.kind)!r}, {self.action.name})"
@@ -65,6 +69,8 @@ FUNCTION_CALL = Expected(m.FUNCTION_CALL)
 PARSE = Expected(m.PARSE)
 QUERY = Expected(m.QUERY)
 SYNC = Expected(m.SYNC)
+WITHHELD = b"withheld"
+"""``data`` of a Query whose ReadyForQuery is not passed on: that of our batch behind it is."""
 
 SKIPPED_BIND = Expected(m.BIND, SKIP)
 SKIPPED_CLOSE = Expected(m.CLOSE, SKIP)
@@ -75,3 +81,10 @@ SKIPPED_SYNC = Expected(m.SYNC, SKIP)
 
 # Requests whose answer ends in ReadyForQuery.
 ENDS_IN_READY = frozenset((m.QUERY, m.SYNC, m.FUNCTION_CALL))
+
+SKIPPED = {
+    m.BIND: SKIPPED_BIND,
+    m.CLOSE: SKIPPED_CLOSE,
+    m.EXECUTE: SKIPPED_EXECUTE,
+    m.PARSE: SKIPPED_PARSE,
+}

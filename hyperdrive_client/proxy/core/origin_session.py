@@ -10,13 +10,26 @@ from typing import TYPE_CHECKING, Any
 from ...bindings.connection_string import Address
 from ...errors import OriginProtocolError
 from ...protocol import messages as m
-from ...protocol.framing import CONTINUATION, origin_framer
+from ...protocol.framing import CONTINUATION, Chunk, origin_framer
+from ...sql.facts import ANYTHING, SETTINGS, UNSEEN
 from . import expected as e
+from . import read_back
 from .effects import AbortOrigin, CancelOrigin, CloseOrigin, SendToClient, SendToOrigin
 from .expected import FAKE, FORWARD, SKIP, Expected
-from .origin_startup import OriginStartup
-from .session_variables import APPLICATION_NAME, Settings, replay
-from .statements import Eviction, NamedParse, Statement, Unnamed
+from .origin_startup import ConnectFailure, OriginStartup, refused_by_origin
+from .read_back import ReadBack
+from .session_variables import APPLICATION_NAME, Settings, changes, replay
+from .statements import (
+    NO_TYPES,
+    Change,
+    Description,
+    Eviction,
+    LazyBegin,
+    NamedParse,
+    Prepared,
+    Statement,
+    Unnamed,
+)
 
 if TYPE_CHECKING:
     from .client_session import ClientSession
@@ -33,6 +46,8 @@ class OriginState(Enum):
     REPLAYING = "replaying"
     """Linked; the client's settings are being put in force."""
     LINKED = "linked"
+    ENDING = "ending"
+    """The client was told that its transaction has ended; the real end is under way."""
     DRAINING = "draining"
     """The client is gone; its answers are still coming."""
     CLEANING = "cleaning"
@@ -65,12 +80,14 @@ _CONTENT = frozenset(
         m.COPY_OUT_RESPONSE,
         m.FUNCTION_CALL_RESPONSE,
         m.NOTICE_RESPONSE,
-        m.NOTIFICATION_RESPONSE,
-        m.PARAMETER_DESCRIPTION,
     )
 )
 _STATUSES = bytes((m.IDLE, m.IN_TRANSACTION, m.FAILED_TRANSACTION))
 _FORGETS_STATEMENTS = (b"DEALLOCATE ALL", b"DISCARD ALL")
+_SEQUENCE_HINT = (
+    b"HThe sequence was advanced in an earlier transaction, on another connection to the origin."
+    b" Use RETURNING, or one transaction; the setting pin_sequences keeps the connection.\x00\x00"
+)
 
 
 class OriginSession:
@@ -91,10 +108,35 @@ class OriginSession:
         self.secret_key = b""
         self.reported: Mapping[bytes, bytes] = {}
         self.settings: Settings = ()
-        self.statements: OrderedDict[Statement, None] = OrderedDict()
+        self.statements: OrderedDict[Statement, Prepared] = OrderedDict()
         self.unnamed: Statement | None = None
+        self.traces = 0
+        """What may have been left in the session since it was last read back."""
+        self.altered = False
+        """Settings may differ from what is known, until the transaction's end at least."""
+        self.reads_only = True
+        """Nothing but plain reads was sent since the link began."""
+        self.committing = False
+        """A COMMIT was sent in this link."""
+        self.served = 0
+        """Process id, as clients know it, of whom it was linked to last."""
+        self.changes_catalogue = False
+        """DDL was sent, perhaps."""
+        self.litter: set[bytes] = set()
+        """Names, not of ours, of server statements that no client has."""
+        self.reads_may_act = True
+        """What looks like a read may be more, or not see what is committed by now."""
+        self.inspected_at = float("-inf")
+        self.sequence_client: ClientSession | None = None
+        """Whose nextval was the last here."""
+        self.hints_at_sequences = False
+        """An error of currval or lastval wants a word of ours."""
+        self.begin_failed = False
+        """The BEGIN that the client believes done was refused."""
+        self.retry: Chunk | None = None
+        """A batch that can be sent again if its first statement is out of date."""
         self.dirty = False
-        """Something ran that may have left state in the session."""
+        """What is in the session is not known."""
         self.spent = False
         """Something ran whose traces DISCARD ALL does not remove."""
         self.batch_open = False
@@ -129,6 +171,8 @@ class OriginSession:
         assert startup is not None
         buffer, messages, _ = self.framer.feed(data)
         for kind, start, stop in messages:
+            if kind == CONTINUATION:
+                raise OriginProtocolError("a message in parts during start-up")
             answer = startup.receive(kind, buffer[start + 5 : stop])
             if answer:
                 self.send(answer)
@@ -141,6 +185,25 @@ class OriginSession:
             self.secret_key = startup.secret_key
             self.reported = self.pool.intern(startup.reported)
             self.pool.started(self, now)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Nothing is owed, and no transaction is open."""
+        return self.status == m.IDLE and not (
+            self.expected or self.batch_open or self.skipping or self.copying_in
+        )
+
+    @property
+    def describes(self) -> bool:
+        """Whether it is being asked for a statement's columns."""
+        return any(entry.action is SKIP and entry.kind == m.DESCRIBE for entry in self.expected)
+
+    @property
+    def in_block(self) -> bool:
+        """Whether the client is in a transaction block, as far as it knows."""
+        return self.status != m.IDLE or any(
+            isinstance(entry.change, LazyBegin) for entry in self.expected
+        )
 
     # Sending.
 
@@ -155,15 +218,28 @@ class OriginSession:
         """
         parts = []
         if len(self.statements) >= self.pool.settings.limits.prepared_statements:
-            oldest, _ = self.statements.popitem(last=False)
+            oldest, prepared = self.statements.popitem(last=False)
             parts.append(m.close_statement(oldest.server_name))
-            self.expected.append(Expected(m.CLOSE, SKIP, change=Eviction(oldest)))
-        self.statements[statement] = None
-        change = NamedParse(statement, client, name)
+            self.expected.append(Expected(m.CLOSE, SKIP, change=Eviction(oldest, prepared)))
+        self.statements[statement] = Prepared(self.pool.now)
+        change: Change = NamedParse(statement, client, name)
         action = FORWARD if client is not None else SKIP
         self.expected.append(Expected(m.PARSE, action, change=change))
         parts.append(m.parse(statement.server_name, statement.text, statement.parameter_types))
         return b"".join(parts)
+
+    def unprepare(self, statement: Statement) -> bytes:
+        """Close a server statement of ours, to make it anew."""
+        prepared = self.statements.pop(statement)
+        self.expected.append(Expected(m.CLOSE, SKIP, change=Eviction(statement, prepared)))
+        return m.close_statement(statement.server_name)
+
+    def describe(self, statement: Statement) -> bytes:
+        """Ask for the columns of a statement, and for the answer at once; nobody gets it."""
+        description = Description(self.statements[statement])
+        self.expected.append(Expected(m.DESCRIBE, SKIP, change=description, rows=description.rows))
+        message = m.message(m.DESCRIBE, b"S" + statement.server_name + b"\x00")
+        return message + m.FLUSH_MESSAGE
 
     def prepare_unnamed(self, statement: Statement | None) -> bytes:
         """Make ``statement`` the unnamed one here; ``None``: see to it that there is none."""
@@ -175,28 +251,73 @@ class OriginSession:
         self.unnamed = statement
         return m.parse(b"", statement.text, statement.parameter_types)
 
-    def replay(self, settings: Settings) -> None:
-        """Put a client's start-up settings in force, in a batch of their own."""
-        self.failure = None
-        if self.settings:
-            self._discard_all()
-        if settings:
-            messages, count = replay(settings)
-            self.expected.append(e.SKIPPED_PARSE)
-            self.expected.extend((e.SKIPPED_BIND, e.SKIPPED_EXECUTE) * count)
-            # Our statement must not be there for a client to bind.
-            self.expected.append(e.SKIPPED_CLOSE)
-            self.expected.append(e.SKIPPED_SYNC)
-            self.unnamed = None
-            self.send(messages + m.close_statement(b"") + m.SYNC_MESSAGE)
+    def run(
+        self,
+        statement: Statement,
+        change: Change | None = None,
+        *values: bytes,
+        rows: bytearray | None = None,
+    ) -> bytes:
+        """Messages that run a statement of ours, without a Sync; nobody gets the answers.
 
-    def _discard_all(self) -> None:
-        self.expected.append(e.SKIPPED_QUERY)
+        ``rows`` is what collects them.
+        """
+        if statement in self.statements:
+            self.statements.move_to_end(statement)
+            parse = b""
+        else:
+            parse = self.prepare(statement, None, b"")
+        self.expected.append(e.SKIPPED_BIND)
+        self.expected.append(Expected(m.EXECUTE, SKIP, change=change, rows=rows))
+        return parse + m.bind(b"", statement.server_name, values) + m.execute()
+
+    def replay(self, settings: Settings) -> None:
+        """Put a client's settings in force, in a batch of their own."""
+        self.failure = None
+        messages = self.change_settings(changes(self.settings, settings))
+        self.expected.append(e.SKIPPED_SYNC)
+        self.send(messages + m.SYNC_MESSAGE)
+
+    def change_settings(self, steps: list[tuple[bytes, bytes | None]]) -> bytes:
+        """Messages that take ``steps``, without a Sync; nobody gets the answers."""
+        messages, kinds = replay(steps)
+        self.expected.extend(e.SKIPPED[kind] for kind in kinds)
         self.unnamed = None
-        self.statements.clear()
-        self.settings = ()
-        self.dirty = False
-        self.send(m.query(b"DISCARD ALL"))
+        return messages
+
+    def begin_link(self) -> None:
+        """What is noted of a link starts anew."""
+        self.reads_only = True
+        self.altered = self.committing = self.hints_at_sequences = False
+
+    def read_back(self, client: ClientSession, now: float) -> None:
+        """Ask what the transaction has left in the session."""
+        traces = (self.traces | client.pinned) & ANYTHING
+        if self.traces & UNSEEN:
+            self.spent = True
+            client.pin(client.pinned | UNSEEN, now)
+        if self.changes_catalogue:
+            self.changes_catalogue = False
+            self.pool.registry.forget()
+            self.inspected_at = float("-inf")
+        if client.pinned & read_back.UNREADABLE:
+            traces = ANYTHING
+        self.traces = 0
+        client.reads_back = True
+        names = set(client.custom_names)
+        names.update(name for name, _ in self.settings if b"." in name)
+        reading = ReadBack(self, client, traces, names, now)
+        statement = self.pool.registry.get(read_back.query(traces), NO_TYPES, ())
+        patience = b""
+        if client.reads_patiently:
+            patience = self.run(self.pool.registry.get(read_back.PATIENCE, NO_TYPES, ()))
+        message = self.run(statement, reading, read_back.array(names), rows=reading.rows)
+        for name in self.litter:
+            self.expected.append(e.SKIPPED_CLOSE)
+            message += m.close_statement(name)
+        self.litter.clear()
+        self.send(patience + message + m.SYNC_MESSAGE)
+        self.expected.append(e.SKIPPED_SYNC)
 
     def clean(self) -> None:
         """End what a client left behind."""
@@ -205,7 +326,23 @@ class OriginSession:
         if self.status != m.IDLE:
             self.expected.append(e.SKIPPED_QUERY)
             self.send(m.query(b"ROLLBACK"))
-        self._discard_all()
+        self.expected.append(e.SKIPPED_QUERY)
+        self.unnamed = None
+        self.statements.clear()
+        self.settings = ()
+        self.sequence_client = None
+        self.traces = 0
+        self.litter.clear()
+        self.dirty = self.changes_catalogue = False
+        self.send(m.query(b"DISCARD ALL"))
+
+    def end_early(self, text: bytes) -> None:
+        """The client has been told that its transaction has ended; see that it does."""
+        self.client = None
+        self.unnamed = None
+        self.expected.append(e.SKIPPED_QUERY)
+        self.pool.move(self, OriginState.ENDING)
+        self.send(text)
 
     def cancel(self) -> None:
         self.cancels += 1
@@ -229,7 +366,11 @@ class OriginSession:
     def abandon(self, now: float, *, vanished: bool) -> None:
         """The client is gone; see the origin connection back to rest, or close it."""
         client, self.client = self.client, None
-        if self.state is OriginState.REPLAYING:
+        if (
+            self.state is OriginState.REPLAYING
+            or self.traces
+            or (client is not None and (client.pinned or client.reads_back))
+        ):
             self.dirty = True
         if (
             self.copying_in
@@ -242,6 +383,7 @@ class OriginSession:
                 self.cancel()
             self.abort(now)
             return
+        self.since = now
         self.pool.move(self, OriginState.DRAINING)
         if self.expected and vanished:
             self.cancel()
@@ -261,8 +403,19 @@ class OriginSession:
                 assert client is not None
                 if client.sends_partial_message:
                     return
+                if self.traces or self.litter:
+                    self.read_back(client, now)
+                    return
+                if client.pinned:
+                    return
                 self.client = None
                 client.unlinked(now)
+                self._recycle(now)
+        elif state is OriginState.ENDING:
+            self.pool.ended(self, now)
+            if self.failure is not None or self.status != m.IDLE:
+                self.close(now)
+            else:
                 self._recycle(now)
         elif state is OriginState.DRAINING:
             self._recycle(now)
@@ -300,6 +453,10 @@ class OriginSession:
             head = expected[0] if expected else None
             completes = _COMPLETES.get(kind)
             skip = head is not None and head.action is SKIP
+            if skip and head is not None and head.rows is not None:
+                head.rows += buffer[last:position]
+                if kind == CONTINUATION:
+                    head.rows += buffer[:stop]
             if completes is not None:
                 if head is None:
                     raise self._unexpected(kind)
@@ -310,7 +467,9 @@ class OriginSession:
                 ):
                     self._completed(head, buffer[position + 5 : stop])
                 if head.kind == completes:
-                    if kind == m.PARSE_COMPLETE and head.change is not None:
+                    if head.change is not None:
+                        if head.kind == m.DESCRIBE and head.rows is not None:
+                            head.rows += buffer[position:stop]
                         head.change.confirm()
                     expected.popleft()
                     if expected and expected[0].action is FAKE:
@@ -334,20 +493,47 @@ class OriginSession:
                 expected.popleft()
                 self.status = buffer[position + 5]
                 ready = True
+                skip = skip or head.data is e.WITHHELD
             elif kind == m.ERROR_RESPONSE:
                 if self.state is _IDLE:
                     # It says why it is about to close; nobody is to be linked to it now.
                     self.abort(now)
                     return
-                skip = self._error(head, buffer[position + 5 : stop])
+                body = buffer[position + 5 : stop]
+                if self._is_the_end(body):
+                    pieces.append(buffer[start : last if skip else position])
+                    self._end(b"".join(pieces), refused_by_origin(body), now)
+                    return
+                skip = self._error(head, body, now)
+                if self.begin_failed:
+                    self._end(b"".join(pieces), refused_by_origin(body), now)
+                    return
+                if head is not None and head.kind == m.BIND and head.data:
+                    # It was made to fail, in place of what the client is told.
+                    pieces.append(buffer[start:position])
+                    pieces.append(head.data)
+                    start = last = stop
+                    continue
+                if self.hints_at_sequences and not skip and b"C55000\x00" in body:
+                    pieces.append(buffer[start:position])
+                    pieces.append(m.message(m.ERROR_RESPONSE, body[:-1] + _SEQUENCE_HINT))
+                    start = last = stop
+                    continue
             elif kind == m.PARAMETER_STATUS:
-                skip = self._parameter_status(buffer[position + 5 : stop]) or skip
+                skip = self._parameter_status(buffer[position + 5 : stop])
             elif kind == m.COPY_IN_RESPONSE:
                 if self.state is not _LINKED:
                     # Nobody is there to send what is to be copied.
-                    self.abort(now)
-                    return
+                    raise self._unexpected(kind)
                 self._copy_in()
+            elif kind == m.NOTIFICATION_RESPONSE:
+                pieces.append(buffer[start : last if skip else position])
+                pieces.append(self.pool.translate(buffer[position:stop]))
+                start = last = stop
+                continue
+            elif kind == m.PARAMETER_DESCRIPTION:
+                if head is not None and head.rows is not None:
+                    head.rows += buffer[position:stop]
             elif kind not in _CONTENT:
                 raise self._unexpected(kind)
             if skip:
@@ -360,6 +546,8 @@ class OriginSession:
                 start = last
                 pieces.append(self._fakes())
         if expected and expected[0].action is SKIP:
+            if expected[0].rows is not None:
+                expected[0].rows += buffer[last:end]
             end = min(last, end)
         client = self.client
         if client is not None and self.state is _LINKED:
@@ -406,13 +594,27 @@ class OriginSession:
             if self.client is not None:
                 self.client.statements.clear()
 
-    def _error(self, head: Expected | None, body: bytes) -> bool:
+    def _is_the_end(self, body: bytes) -> bool:
+        """Whether the origin closes with this error, and the client can go on elsewhere."""
+        if b"VFATAL\x00" not in body and b"VPANIC\x00" not in body:
+            return False
+        client = self.client
+        if client is not None and self.state is _LINKED and client.outlives_link(self):
+            return True
+        self.fatal = True
+        return False
+
+    def _end(self, data: bytes, failure: ConnectFailure, now: float) -> None:
+        """The link is over, though the transaction was not; the client gets what came before."""
+        client, self.client = self.client, None
+        assert client is not None
+        if data:
+            self.pool.effects.append(SendToClient(client, data))
+        self.abort(now)
+        client.origin_lost(self, failure, now)
+
+    def _error(self, head: Expected | None, body: bytes, now: float) -> bool:
         """Whether the error is ours alone."""
-        if b"VFATAL\x00" in body or b"VPANIC\x00" in body:
-            self.fatal = True
-        elif b"C0A000\x00" in body:
-            # "cached plan must not change result type": statements here are of no more use.
-            self.dirty = True
         if head is None:
             return False
         if head.kind in e.ENDS_IN_READY:
@@ -435,17 +637,54 @@ class OriginSession:
         if self.state is not _LINKED:
             self.failure = body
             return True
+        if b"C0A000\x00" in body and b"RRevalidateCachedQuery\x00" in body:
+            # "cached plan must not change result type": the catalogue has changed.
+            self.dirty = True
+            self.pool.registry.forget()
+            if self._may_retry(head, dropped) and self._retry(now):
+                return True
+        if self.expected and self.expected[0].action is SKIP:
+            if all(entry.action is SKIP for entry in dropped):
+                return True
+            # The Query that our Sync follows was ignored: this Sync answers for it.
+            self.expected[0] = e.SYNC
         # A Parse of ours that fails is the client's error: it would have met the same one.
         return False
+
+    def _may_retry(self, head: Expected, dropped: list[Expected]) -> bool:
+        """Whether a batch alone in flight has failed at its first message, outside a transaction.
+
+        So nothing of it has happened, and nobody has heard of it.
+        """
+        return (
+            self.retry is not None
+            and self.status == m.IDLE
+            and head is e.BIND
+            and all(entry.change is None for entry in dropped)
+            and list(self.expected) == [e.SYNC]
+        )
+
+    def _retry(self, now: float) -> bool:
+        client, chunk = self.client, self.retry
+        if client is None or chunk is None or not client.may_prepare_again(chunk):
+            return False
+        self.expected[0] = e.SKIPPED_SYNC
+        client.prepare_again(self, chunk, now)
+        return True
 
     def _parameter_status(self, body: bytes) -> bool:
         """Whether the client need not hear of it."""
         name, _, rest = body.partition(b"\x00")
+        linked = self.client is not None and self.state is _LINKED
         if name != APPLICATION_NAME:
             self.reported = self.pool.intern({**self.reported, name: rest[:-1]})
-            if self.client is not None and self.state is _LINKED:
+            if linked:
+                assert self.client is not None
                 self.client.reported = self.reported
-        return False
+        if linked:
+            # Whatever did it, a trigger perhaps: the session has another value now.
+            self.traces |= SETTINGS
+        return not linked
 
     def _copy_in(self) -> None:
         """The origin reads CopyData from here on, and ignores Sync until CopyDone or CopyFail.

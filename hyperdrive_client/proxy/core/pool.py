@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ...protocol import messages as m
 from ..settings import Settings
 from .effects import AbortOrigin, ConnectOrigin, Effect
 from .origin_session import OriginSession, OriginState
@@ -28,6 +29,8 @@ LAST_RETRY = 1.0
 MAX_PROFILES = 256
 # An origin that was told goodbye is given this long to close.
 CLOSE_TIMEOUT = 5.0
+# A client is gone and its query runs on: it is cancelled again after this.
+CANCEL_AGAIN = 1.0
 
 # Looking a member up in its class costs more than all else that is done with it here.
 _IDLE, _LINKED, _CLOSED = OriginState.IDLE, OriginState.LINKED, OriginState.CLOSED
@@ -53,11 +56,28 @@ class Pool:
         self.default_reported: Mapping[bytes, bytes] | None = None
         """What a new origin connection reports; ``None`` until one has been made."""
         self.last_failure: ConnectFailure | None = None
+        self.user = settings.origin.user.encode()
+        self.ending: dict[OriginSession, int] = {}
+        """Transactions that are over for their client and not yet at the origin, by their turn."""
+        self.endings = 0
+        """How many there have been."""
+        self.held_back: list[ClientSession] = []
+        """Clients that wait for the end of some of those."""
+        self.pins: Counter[str] = Counter()
+        """How often a session was pinned, by reason."""
+        self.link_seconds = 0.0
+        """Of all links that have ended."""
+        self.pinned_seconds = 0.0
+        """Of those, pinned."""
+        self._notifiers: OrderedDict[int, int] = OrderedDict()
+        """Process ids of our origin connections, and of the clients that sent NOTIFY there."""
         self._profiles: OrderedDict[SessionSettings, Profile] = OrderedDict()
         self._interned: dict[tuple[tuple[bytes, bytes], ...], Mapping[bytes, bytes]] = {}
         self._retry_after = FIRST_RETRY
         self._retry_at = 0.0
         self.closing = False
+        self.now = 0.0
+        """When the event that is being handled came."""
 
     # Origin sessions.
 
@@ -112,9 +132,13 @@ class Pool:
             self.connect_failed(origin, failure, now)
             return
         client, origin.client = origin.client, None
+        if origin.state is OriginState.ENDING:
+            self.ended(origin, now)
         self._end(origin)
         if client is not None:
-            client.origin_lost(None if origin.fatal or origin.mid_message else LOST, now)
+            told = origin.fatal or origin.mid_message
+            client.origin_lost(origin, None if told else LOST, now)
+        self._serve_wanting(now)
         self._grow(now)
 
     def _end(self, origin: OriginSession) -> None:
@@ -140,11 +164,18 @@ class Pool:
         if self.closing:
             origin.close(now)
             return
-        if self.waiting:
-            self._link(origin, self.waiting.popleft(), now)
-            return
+        for index, client in enumerate(self.waiting):
+            if client.wanted is None or client.wanted is origin:
+                del self.waiting[index]
+                self._link(origin, client, now)
+                return
         origin.since = now
         self.move(origin, _IDLE)
+
+    @property
+    def is_primary(self) -> bool:
+        """Whether the origin is known to be no hot standby; it says so from 14 on."""
+        return (self.default_reported or {}).get(b"in_hot_standby") == b"off"
 
     # Clients.
 
@@ -153,7 +184,13 @@ class Pool:
 
         A client whose settings are not in force there yet waits, too.
         """
-        if self.idle:
+        wanted = client.wanted
+        if wanted is not None and wanted.sequence_client is not client:
+            # Gone, or its memory of sequences is another's by now.
+            wanted = client.wanted = None
+        if wanted is not None and wanted.state is _IDLE:
+            return self._link(wanted, client, now)
+        if self.idle and wanted is None:
             origin = self.idle[-1]
             if origin.settings != client.settings:
                 origin = next(
@@ -165,8 +202,21 @@ class Pool:
         self._grow(now)
         return False
 
+    def _serve_wanting(self, now: float) -> None:
+        """Those who waited for one origin connection alone, which is of no more use to them."""
+        for client in list(self.waiting):
+            wanted = client.wanted
+            if wanted is not None and wanted.sequence_client is not client:
+                client.wanted = None
+                if self.idle:
+                    self.waiting.remove(client)
+                    self._link(self.idle[-1], client, now)
+
     def _link(self, origin: OriginSession, client: ClientSession, now: float) -> bool:
         origin.client = client
+        origin.served = client.process_id
+        origin.begin_link()
+        client.wanted = None
         if origin.settings != client.settings:
             self.move(origin, OriginState.REPLAYING)
             client.link(origin, now, ready=False)
@@ -184,7 +234,7 @@ class Pool:
             failure, origin.failure = refused_by_origin(origin.failure), None
             origin.client = None
             client.link_failed(failure, now)
-            origin.clean()
+            origin.close(now)
             return
         origin.settings = client.settings
         self.move(origin, _LINKED)
@@ -194,6 +244,47 @@ class Pool:
         """The client waits no more."""
         if client in self.waiting:
             self.waiting.remove(client)
+        if client in self.held_back:
+            self.held_back.remove(client)
+
+    # Transactions whose end was answered early.
+
+    def end_early(self, origin: OriginSession, text: bytes) -> None:
+        self.endings += 1
+        self.ending[origin] = self.endings
+        origin.end_early(text)
+
+    def ended(self, origin: OriginSession, now: float) -> None:
+        """The real end is done, or the connection is gone."""
+        del self.ending[origin]
+        waiting, self.held_back = self.held_back, []
+        for client in waiting:
+            if self.is_ending(client.held_back_by):
+                self.held_back.append(client)
+            else:
+                client.answered(now)
+
+    def is_ending(self, turn: int) -> bool:
+        """Whether one that was answered up to ``turn`` may still hold its locks."""
+        return any(ending <= turn for ending in self.ending.values())
+
+    # Notifications.
+
+    def notifies(self, origin: OriginSession, client: ClientSession) -> None:
+        """Notifications from that process are this client's."""
+        self._notifiers[origin.process_id] = client.process_id
+        if len(self._notifiers) > MAX_PROFILES:
+            self._notifiers.popitem(last=False)
+
+    def translate(self, notification: bytes) -> bytes:
+        """A NotificationResponse with the process id that we gave to the client who sent it."""
+        (process_id,) = m.INT32.unpack_from(notification, 5)
+        known = self._notifiers.get(process_id) or next(
+            (origin.served for origin in self.origins if origin.process_id == process_id), 0
+        )
+        if not known:
+            return notification
+        return notification[:5] + m.INT32.pack(known) + notification[9:]
 
     def _fail_waiting(self, failure: ConnectFailure, now: float) -> None:
         waiting = list(self.waiting)
@@ -264,6 +355,11 @@ class Pool:
                         "58000", "Server connection attempt failed: timeout", True
                     )
                     self.connect_failed(origin, failure, now)
+            elif origin.state is OriginState.DRAINING:
+                if origin.expected and not origin.cancels and age >= CANCEL_AGAIN:
+                    # The first may have come before what it was meant for had begun.
+                    origin.since = now
+                    origin.cancel()
             elif origin.state is OriginState.CLOSING and age >= CLOSE_TIMEOUT:
                 self.effects.append(AbortOrigin(origin))
         self._grow(now)

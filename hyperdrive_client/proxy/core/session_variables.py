@@ -84,12 +84,65 @@ def effective(
     )
 
 
-def replay(settings: Settings) -> tuple[bytes, int]:
-    """Parse, Bind, Execute … that put ``settings`` in force, and how many settings that are.
+# Who acts: set last, since the right to set the others may be lost by it, and reset first.
+_ROLES = (b"session_authorization", b"role")
+_ENCODING = b"client_encoding"
 
-    Without a Sync. ``set_config`` takes the value as a parameter, so nothing is ever quoted.
+
+def changes(have: Settings, want: Settings) -> list[tuple[bytes, bytes | None]]:
+    """What turns ``have`` into ``want``: names with their values, ``None`` to reset, in order.
+
+    The encoding comes first, because values are sent in it.
     """
-    parts = [m.parse(b"", b"SELECT pg_catalog.set_config($1,$2,false)")]
-    for name, value in settings:
-        parts += (m.bind(b"", b"", (name, value)), m.execute())
-    return b"".join(parts), len(settings)
+    before, after = dict(have), dict(want)
+    changed = {name: value for name, value in want if before.get(name) != value}
+    gone = [name for name in before if name not in after]
+    if changed or gone:
+        # Neither role may be what the others are changed by: it may lack the right.
+        gone += [name for name in _ROLES if name in before and name not in gone]
+        changed |= {name: after[name] for name in _ROLES if name in after}
+    steps: list[tuple[bytes, bytes | None]] = [(name, None) for name in _ROLES if name in gone]
+    if _ENCODING in gone:
+        steps.append((_ENCODING, None))
+    if _ENCODING in changed:
+        steps.append((_ENCODING, changed[_ENCODING]))
+    last = (*_ROLES, _ENCODING)
+    steps += [(name, None) for name in gone if name not in last]
+    steps += [(name, value) for name, value in changed.items() if name not in last]
+    return steps + [(name, changed[name]) for name in _ROLES if name in changed]
+
+
+def replay(steps: list[tuple[bytes, bytes | None]]) -> tuple[bytes, list[int]]:
+    """The messages that take ``steps``, and the type of each. Without a Sync.
+
+    ``set_config`` takes the value as a parameter, so nothing is ever quoted. A setting that no
+    module has defined can't be reset; empty is what it is after RESET ALL as well.
+    """
+    parts: list[bytes] = []
+    kinds: list[int] = []
+    prepared = b""
+    for name, value in steps:
+        if value is None and b"." not in name:
+            text = b'RESET "' + name + b'"'
+            values: tuple[bytes, ...] = ()
+        else:
+            text = b"SELECT pg_catalog.set_config($1,$2,false)"
+            values = (name, value or b"")
+        if text != prepared:
+            parts.append(m.parse(b"", text))
+            kinds.append(m.PARSE)
+            prepared = text
+        parts += (m.bind(b"", b"", values), m.execute())
+        kinds += (m.BIND, m.EXECUTE)
+    # Our statement must not be there for a client to bind.
+    parts.append(m.close_statement(b""))
+    kinds.append(m.CLOSE)
+    return b"".join(parts), kinds
+
+
+def after_transaction(startup: Settings, in_force: Settings) -> Settings:
+    """A session's settings, given those that its last transaction left at the origin.
+
+    What it started with and is not there has been reset, which means: to the start-up value.
+    """
+    return tuple(sorted({**dict(startup), **dict(in_force)}.items()))

@@ -12,7 +12,8 @@ import secrets
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from ...sql.session_effects import changes_session, outlives_discard
+from ...protocol import messages as m
+from ...sql.facts import facts_of
 from .session_variables import Settings
 
 if TYPE_CHECKING:
@@ -20,26 +21,45 @@ if TYPE_CHECKING:
     from .origin_session import OriginSession
 
 
+NO_TYPES = b"\x00\x00"
+"""The parameter types of a Parse that names none."""
+
+
 class Statement:
     """A text with its parameter types, as they stand in a Parse message."""
 
     __slots__ = (
-        "changes_session",
+        "facts",
         "is_known",
-        "outlives_discard",
         "parameter_types",
         "server_name",
+        "settings",
         "text",
     )
 
-    def __init__(self, text: bytes, parameter_types: bytes, server_name: bytes) -> None:
+    def __init__(
+        self, text: bytes, parameter_types: bytes, settings: Settings | None, server_name: bytes
+    ) -> None:
         self.text = text
         self.parameter_types = parameter_types
+        self.settings = settings
+        """In force when it is parsed; ``None``: not known, so it is shared with nobody."""
         self.server_name = server_name
-        self.changes_session = changes_session(text)
-        self.outlives_discard = self.changes_session and outlives_discard(text)
+        self.facts = facts_of(text)
         self.is_known = False
         """An origin has parsed it, so a Parse of it needs none."""
+
+
+class Prepared:
+    """A server statement at one origin connection."""
+
+    __slots__ = ("at", "description")
+
+    def __init__(self, at: float) -> None:
+        self.at = at
+        """When it was parsed, in seconds."""
+        self.description: bytes | None = None
+        """ParameterDescription and RowDescription or NoData, if it was described."""
 
 
 class StatementRegistry:
@@ -56,6 +76,8 @@ class StatementRegistry:
         self._count = 0
         # Not to be guessed: a name that a client does not have is passed on as it is.
         self._prefix = b"hyperdrive_" + secrets.token_hex(8).encode() + b"_"
+        self.no_name = self._prefix + b"0"
+        """What no statement is called."""
 
     def get(self, text: bytes, parameter_types: bytes, settings: Settings) -> Statement:
         key = (text, parameter_types, settings)
@@ -63,12 +85,23 @@ class StatementRegistry:
         if statement is not None:
             self._statements.move_to_end(key)
             return statement
-        self._count += 1
-        name = self._prefix + str(self._count).encode()
-        statement = self._statements[key] = Statement(text, parameter_types, name)
+        statement = self._statements[key] = self._make(text, parameter_types, settings)
         if len(self._statements) > self._size:
             self._statements.popitem(last=False)
         return statement
+
+    def private(self, text: bytes, parameter_types: bytes) -> Statement:
+        """One for a session whose settings are not known at the moment."""
+        return self._make(text, parameter_types, None)
+
+    def forget(self) -> None:
+        """The catalogue has changed: who prepares from now on gets statements of its state."""
+        self._statements.clear()
+
+    def _make(self, text: bytes, parameter_types: bytes, settings: Settings | None) -> Statement:
+        self._count += 1
+        name = self._prefix + str(self._count).encode()
+        return Statement(text, parameter_types, settings, name)
 
 
 class Change:
@@ -174,13 +207,36 @@ class ClientClose(Change):
 class Eviction(Change):
     """A Close of ours."""
 
-    __slots__ = ("_statement",)
+    __slots__ = ("_prepared", "_statement")
 
-    def __init__(self, statement: Statement) -> None:
+    def __init__(self, statement: Statement, prepared: Prepared) -> None:
         self._statement = statement
+        self._prepared = prepared
 
     def undo(self, origin: OriginSession, *, failed: bool) -> None:
-        origin.statements[self._statement] = None
+        origin.statements[self._statement] = self._prepared
+
+
+class Description(Change):
+    """A Describe of a server statement: what a client is told of it, or what we ask."""
+
+    __slots__ = ("_client", "_name", "_prepared", "rows")
+
+    def __init__(
+        self, prepared: Prepared, client: ClientSession | None = None, name: bytes = b""
+    ) -> None:
+        self._prepared = prepared
+        self._client = client
+        self._name = name
+        self.rows = bytearray()
+
+    def confirm(self) -> None:
+        self._prepared.description = bytes(self.rows)
+        if self._client is not None:
+            self._client.described[self._name] = self._prepared.description
+
+    def undo(self, origin: OriginSession, *, failed: bool) -> None:
+        """Nobody was told."""
 
 
 class ForgetAll(Change):
@@ -191,13 +247,13 @@ class ForgetAll(Change):
     def __init__(self, client: ClientSession, origin: OriginSession) -> None:
         self._client = client
         self._at_client = dict(client.statements)
-        self._at_origin = list(origin.statements)
+        self._at_origin = origin.statements.copy()
         client.statements.clear()
         origin.statements.clear()
 
     def undo(self, origin: OriginSession, *, failed: bool) -> None:
         self._client.statements = self._at_client
-        origin.statements = OrderedDict.fromkeys(self._at_origin)
+        origin.statements = self._at_origin
 
     @property
     def forgets_all(self) -> bool:
@@ -211,3 +267,18 @@ class MayForget(Change):
 
     def undo(self, origin: OriginSession, *, failed: bool) -> None:
         """Nothing was noted."""
+
+
+class LazyBegin(Change):
+    """A BEGIN that the client was told is done, sent with its first statement."""
+
+    __slots__ = ("_origin",)
+
+    def __init__(self, origin: OriginSession) -> None:
+        self._origin = origin
+
+    def confirm(self) -> None:
+        self._origin.status = m.IN_TRANSACTION
+
+    def undo(self, origin: OriginSession, *, failed: bool) -> None:
+        origin.begin_failed = True

@@ -398,8 +398,8 @@ class Proxy:
     def linked(self, status: str = "T") -> tuple[Client, Server]:
         """A client whose transaction is open (or failed) at the origin; all is answered."""
         client, server = self.pair()
-        client.sends("Q begin")
-        server.receives("Q begin")
+        client.sends("Q begin read write")
+        server.receives("Q begin read write")
         server.sends("C BEGIN", f"Z {status}")
         client.receives("C BEGIN", f"Z {status}")
         return client, server

@@ -40,10 +40,10 @@ class TestLinks:
         one.hears()
         one.sends("1", "2", "D x", "C SELECT 1", "3", "S TimeZone=UTC", "Z I")
         other.is_welcomed()
-        plain.sends("Q begin")
+        plain.sends("Q begin read write")
         one.receives("Q DISCARD ALL")
         one.sends("C DISCARD ALL", "S TimeZone=GMT", "Z I")
-        one.receives("Q begin")
+        one.receives("Q begin read write")
         other.sends("Q select 1")
         two = proxy.servers[1]
         two.starts()
@@ -373,7 +373,7 @@ class TestReplay:
         proxy = start(origin_connection_limit=2)
         first, one = proxy.pair()
         second = proxy.client()
-        first.sends("Q begin")
+        first.sends("Q begin read write")
         one.hears()
         second.sends("Q select 1")
         two = proxy.servers[1]

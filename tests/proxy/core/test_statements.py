@@ -38,8 +38,8 @@ def ends(client, server) -> None:
 
 
 def begins(client, server) -> None:
-    client.sends("Q begin")
-    server.receives("Q begin")
+    client.sends("Q begin read write")
+    server.receives("Q begin read write")
     server.sends("C BEGIN", "Z T")
     client.receives("C BEGIN", "Z T")
 
