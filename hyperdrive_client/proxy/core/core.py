@@ -91,9 +91,19 @@ class Core:
 
     # Origins.
 
-    def origin_connected(self, origin: OriginSession, address: Address, *, encrypted: bool) -> None:
+    def origin_connected(
+        self,
+        origin: OriginSession,
+        address: Address,
+        *,
+        encrypted: bool,
+        certificate: bytes | None = None,
+    ) -> None:
+        """``certificate`` is the origin's, in DER, where there is TLS."""
         if origin.state is OriginState.CONNECTING:
             origin.connected(address, encrypted=encrypted)
+            assert origin.startup is not None
+            origin.startup.certificate = certificate
         else:
             # It took too long; nobody waits for it any more.
             self.effects.append(AbortOrigin(origin))

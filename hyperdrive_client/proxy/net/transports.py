@@ -137,7 +137,13 @@ class OriginConnection(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.session.handle = self
-        self.network.core.origin_connected(self.session, self.address, encrypted=self.encrypted)
+        tls = transport.get_extra_info("ssl_object")
+        self.network.core.origin_connected(
+            self.session,
+            self.address,
+            encrypted=self.encrypted,
+            certificate=None if tls is None else tls.getpeercert(binary_form=True),
+        )
         self.network.perform()
 
     def data_received(self, data: bytes) -> None:
