@@ -39,6 +39,9 @@ def client_context(settings: Settings) -> tuple[ssl.SSLContext, bytes | None]:
     assert settings.ssl_cert_file is not None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols([ALPN])
+    # As in PostgreSQL: no renegotiation, and no session that outlives its connection.
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
+    context.num_tickets = 0
     _load_certificate(context, settings.ssl_cert_file, settings.ssl_key_file, None, "ssl_cert_file")
     if settings.ssl_ca_file is not None:
         context.verify_mode = ssl.CERT_OPTIONAL

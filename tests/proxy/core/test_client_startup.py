@@ -371,11 +371,19 @@ class TestScram:
         client.receives('E FATAL 3D000 database "none" does not exist')
         assert client.closed
 
-    def test_nothing_is_asked_of_the_origin_before_authentication(self, proxy):
+    def test_a_search_path_in_the_startup_message_is_not_used_before_authentication(self, proxy):
+        asked = proxy.connect()
+        asked.asks_in()
+        asked.proves()
+        server = proxy.servers[0]
+        server.starts()
         client = proxy.connect()
         client.asks_in(search_path="evil")
+        server.receives()
         client.proves("wrong")
-        assert not proxy.servers
+        client.receives("E FATAL 28P01")
+        server.receives()
+        assert len(proxy.servers) == 1
 
     def test_the_first_response_may_come_with_the_startup_message(self, proxy):
         client = proxy.connect()

@@ -373,7 +373,7 @@ class TestFailures:
         server.sends_bytes(error)
         assert m.error_fields(server.client.hears_bytes()[5:]) == m.error_fields(error[5:])
 
-    def test_an_error_without_fields(self, server):
+    def test_an_error_without_an_sqlstate_or_any_other_field(self, server):
         server.connects()
         server.sends_bytes(b"E\x00\x00\x00\x05\x00")
         server.client.receives("E FATAL 58000 Internal error.")
