@@ -103,7 +103,7 @@ class ProtocolVersions:
         self._may_be_newer: set[Address] = set()
         self._is_newer: dict[Address, bool] = {}
 
-    def next(self, address: Address) -> int:
+    def to_ask_for(self, address: Address) -> int:
         if address in self._may_be_newer:
             self._may_be_newer.remove(address)
             self._is_newer[address] = False
@@ -156,7 +156,7 @@ class OriginStartup:
         self._scram: ScramClient | None = None
         self.certificate: bytes | None = None
         """The origin's, in DER, if the connection has TLS."""
-        self._minor = credentials.versions.next(address)
+        self._minor = credentials.versions.to_ask_for(address)
         """What we have asked for and was not answered yet."""
         self._passed_over = address in credentials.not_preferred
         self._proved = True
@@ -248,8 +248,7 @@ class OriginStartup:
             raise OriginProtocolError("an authentication request without a method")
         (request,) = m.INT32.unpack_from(body)
         data = body[4:]
-        bound = self._scram is not None and self._scram.mechanism == SCRAM_SHA_256_PLUS
-        if self._settings.origin.channel_binding == "require" and not (bound or request in _SASL):
+        if self._settings.origin.channel_binding == "require" and not self._may_bind(request):
             return self._unbound("authenticates without channel binding")
         if request == m.AUTHENTICATION_OK:
             if not self._proved:
@@ -281,6 +280,12 @@ class OriginStartup:
                 return self._unsupported("a cleartext password without TLS")
             return m.password(encode_password(password) + b"\x00")
         return self._unsupported(f"authentication method {request}")
+
+    def _may_bind(self, request: int) -> bool:
+        """Whether ``request`` belongs to an exchange that is bound, or can still be."""
+        if request == m.AUTHENTICATION_OK:
+            return self._scram is not None and self._scram.mechanism == SCRAM_SHA_256_PLUS
+        return request in _SASL
 
     def _begin_scram(self, password: str, offered: list[bytes]) -> bytes:
         """The choice of the mechanism is libpq's, and so is what ``channel_binding`` means."""

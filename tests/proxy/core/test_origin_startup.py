@@ -243,6 +243,16 @@ class TestChannelBinding:
         server.client.receives(f"E FATAL 28000 {what}")
         assert server.aborted
 
+    @pytest.mark.parametrize(("request_", "data"), [(5, b"salt"), (3, b"")])
+    def test_require_accepts_nothing_less_once_it_has_begun(self, server_for, request_, data):
+        server = server_for("require")
+        server.connects(encrypted=True, certificate=CERTIFICATE)
+        asks(server, 10, PLUS + b"\x00\x00")
+        assert server.hears_bytes()
+        asks(server, request_, data)
+        assert server.hears_bytes() == b""
+        server.client.receives("E FATAL 28000 The origin authenticates without channel binding.")
+
     @pytest.mark.parametrize("wish", ["prefer", "require"])
     def test_a_certificate_without_a_hash_is_refused_as_by_libpq(self, server_for, wish):
         # With a relayed "n" somebody in between could log in with our proof.
