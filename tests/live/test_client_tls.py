@@ -416,6 +416,26 @@ class TestHostileClients:
             connection.execute("SELECT pg_sleep(0.6)")
             assert connection.execute("SELECT 1").fetchone() == (1,)
 
+    def test_who_is_greeted_when_the_proxy_is_to_end_is_told_so(
+        self, start: StartWithTls, context: ssl.SSLContext
+    ) -> None:
+        proxy = start(auth="trust")
+        # Somebody in a transaction keeps the proxy from ending at once.
+        with proxy.connect(sslmode="require") as busy, raw(proxy) as plain:
+            busy.execute("SELECT 1")
+            plain.sendall(SSL_REQUEST)
+            assert plain.recv(1) == b"S"
+            proxy.running._app.drain()  # type: ignore[attr-defined]
+            with pytest.raises(ConnectionError):
+                while True:
+                    with raw(proxy):
+                        pass
+            with context.wrap_socket(plain, server_hostname="localhost") as client:
+                names = {b"user": b"x", b"database": proxy.client.database.encode()}
+                client.sendall(m.startup_message(names))
+                received = everything(client)
+        assert b"57P01" in received
+
     def test_the_proxy_ends_with_a_handshake_under_way(self, start: StartWithTls) -> None:
         proxy = start()
         with raw(proxy) as client, raw(proxy) as silent:
@@ -476,7 +496,7 @@ def test_a_file_that_cannot_be_used_is_named(
         start(**{name: path})
 
 
-def test_an_encrypted_key_is_refused_and_not_asked_for_at_the_terminal(
+def test_an_encrypted_key_is_refused(
     start: StartWithTls, certificates: Certificates, tmp_path: Path
 ) -> None:
     encrypted = encrypt(certificates.server_key, tmp_path / "encrypted.key", "key secret")

@@ -44,12 +44,10 @@ class Greeter:
             self._loop.add_reader(listening, self._accept, listening)
 
     def close(self) -> None:
-        """Accept no more, and let go of those whose TLS is not set up yet."""
+        """Accept no more; who is being greeted goes on, and the core decides."""
         for listening in self.sockets:
             self._loop.remove_reader(listening)
             listening.close()
-        for greeting in self._greetings:
-            greeting.cancel()
 
     def _accept(self, listening: socket.socket) -> None:
         try:

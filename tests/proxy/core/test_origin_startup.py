@@ -324,6 +324,20 @@ class TestProtocolVersion:
         proxy.servers[2].receives("Q begin")
         assert self.another(proxy).minor == 0
 
+    @pytest.mark.parametrize("sqlstate", ["0A000", "08P01"])
+    def test_a_refused_version_is_not_the_clients_business(self, proxy, sqlstate):
+        client, server = proxy.pair()
+        server.closes()
+        client.sends("Q select 1")
+        proxy.servers[1].connects()
+        assert proxy.servers[1].minor == 2
+        proxy.servers[1].sends(f"E FATAL {sqlstate} unsupported frontend protocol 3.2")
+        client.receives()
+        proxy.later(1)
+        proxy.servers[2].starts()
+        proxy.servers[2].receives("Q select 1")
+        assert proxy.servers[2].minor == 0
+
     @pytest.mark.parametrize("length", [4, 5, 32, 256])
     def test_the_cancel_key_is_kept_whatever_its_length(self, server, length):
         server.connects()
