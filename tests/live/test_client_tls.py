@@ -401,15 +401,15 @@ class TestHostileClients:
     ) -> None:
         """Who takes its time before and after the handshake has it once, not twice."""
         context.set_alpn_protocols(["postgresql"])
-        with raw(start(login_timeout=1)) as plain:
+        with raw(start(login_timeout=2)) as plain:
             begin = time.monotonic()
-            plain.settimeout(0.7)
+            plain.settimeout(1.6)
             with pytest.raises(TimeoutError):
                 plain.recv(1)
             plain.settimeout(10)
             with context.wrap_socket(plain, server_hostname="localhost") as client:
                 assert everything(client) == b""
-            assert 0.9 < time.monotonic() - begin < 1.6
+            assert 1.9 < time.monotonic() - begin < 3.4
 
     def test_who_is_in_may_be_silent(self, start: StartWithTls) -> None:
         with start(login_timeout=0.3).connect(sslmode="require", autocommit=True) as connection:
