@@ -31,7 +31,7 @@ from .bindings.connection_string import DEFAULT_PORT
 from .errors import ConfigurationError, HyperdriveError
 
 if TYPE_CHECKING:
-    from .proxy.settings import Auth, Limits, Settings
+    from .proxy.settings import Auth, ClientCert, Limits, Settings, Ssl
 
 # Hyperdrive, "Limits": a statement is ended after this many seconds, and no configuration has
 # fewer origin connections.
@@ -69,6 +69,7 @@ _env = click.option(
 )
 
 
+_file = click.Path(dir_okay=False, resolve_path=True)
 _SECONDS: dict[str, Any] = {"type": float, "metavar": "SECONDS"}
 
 
@@ -170,6 +171,29 @@ def demo(clients: int, limit: int, seconds: float) -> None:
     help="Listen there instead: a folder, or PATH/.s.PGSQL.PORT in one.",
 )
 @click.option(
+    "--ssl-cert-file",
+    type=_file,
+    metavar="PATH",
+    help="The proxy's certificate, in PEM: clients can have TLS, and must.",
+)
+@click.option("--ssl-key-file", type=_file, metavar="PATH", help="Its key.  [default: same file]")
+@click.option(
+    "--ssl",
+    type=click.Choice(["allow", "require"]),
+    help="With a certificate: whether clients must have TLS.  [default: require]",
+)
+@click.option(
+    "--ssl-ca-file",
+    type=_file,
+    metavar="PATH",
+    help="The authorities for clients' certificates; one that is shown must then be valid.",
+)
+@click.option(
+    "--clientcert",
+    type=click.Choice(["verify-ca", "verify-full"]),
+    help="Clients must show a certificate; for verify-full with the user as its common name.",
+)
+@click.option(
     "--without-tls",
     is_flag=True,
     help="Listen elsewhere than on loopback although clients' connections are not encrypted.",
@@ -212,6 +236,11 @@ def serve(
     env: str | None,
     listen: Address | None,
     unix_socket: Path | None,
+    ssl_cert_file: str | None,
+    ssl_key_file: str | None,
+    ssl: Ssl | None,
+    ssl_ca_file: str | None,
+    clientcert: ClientCert | None,
     without_tls: bool,
     auth: Auth,
     user: str | None,
@@ -230,10 +259,14 @@ def serve(
     if listen is not None and unix_socket is not None:
         raise click.UsageError("--listen and --unix-socket exclude each other.")
     address = listen or Address("127.0.0.1", 0)
-    if not (address.is_local or without_tls):
+    if not ssl_cert_file and (ssl or ssl_key_file or ssl_ca_file or clientcert):
+        raise click.UsageError("TLS needs the proxy's certificate: --ssl-cert-file PATH.")
+    if ssl_cert_file and without_tls:
+        raise click.UsageError("--ssl-cert-file and --without-tls exclude each other.")
+    if not (address.is_local or without_tls or ssl_cert_file):
         raise click.UsageError(
             f"--listen {address.host}: what clients send there is not encrypted. Listen on "
-            "127.0.0.1, or say --without-tls."
+            "127.0.0.1, give --ssl-cert-file, or say --without-tls."
         )
     found = _resolution(target, binding, connection_string, connection_string_env, config, env)
     fresh_user, fresh_password = fresh_credentials()
@@ -246,6 +279,11 @@ def serve(
         unix_socket=_socket_path(unix_socket) if unix_socket else None,
         auth=auth,
         limits=_limits(hosted_limits, limits),
+        ssl=(ssl or "require") if ssl_cert_file else "off",
+        ssl_cert_file=ssl_cert_file,
+        ssl_key_file=ssl_key_file,
+        ssl_ca_file=ssl_ca_file,
+        clientcert=clientcert or "no",
     )
     _refuse_itself(settings)
     run_until_told(
@@ -372,13 +410,13 @@ def _announce(settings: Settings, source: str, *, shows_password: bool) -> None:
 
 def _client_url(settings: Settings, password: str | None) -> str:
     if settings.unix_socket is None:
-        # As in Hyperdrive: TLS is spoken to the origin, not on the short way to the proxy.
+        # As in Hyperdrive TLS is for the origin, and on the way to the proxy only if it is set up.
         return Origin(
             addresses=(Address(settings.host, settings.port),),
             user=settings.user,
             database=settings.origin.database,
             password=password,
-            sslmode="disable",
+            sslmode="disable" if settings.ssl == "off" else "require",
         ).connection_string
     folder, name = os.path.split(settings.unix_socket)
     port = name.rpartition(".")[2]

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import psycopg
@@ -21,6 +21,9 @@ from click.testing import CliRunner, Result
 
 import hyperdrive_client
 from hyperdrive_client.cli import main
+
+if TYPE_CHECKING:
+    from .conftest import Certificates
 
 COMMAND = [sys.executable, "-m", "hyperdrive_client"]
 VARIABLES = ("HYPERDRIVE_", "CLOUDFLARE_", "WRANGLER_", "PG")
@@ -304,6 +307,37 @@ def test_limits_reach_the_proxy(serve: Serve, database: str) -> None:
         assert waited.value.sqlstate == "58000"
 
 
+def test_elsewhere_than_on_loopback_a_certificate_makes_tls_a_must(
+    serve: Serve, certificates: Certificates, database: str
+) -> None:
+    proxy = serve(
+        *("--listen", "0.0.0.0:0"),
+        *("--ssl-cert-file", certificates.server, "--ssl-key-file", certificates.server_key),
+        HYPERDRIVE_URL_HYPERDRIVE=database,
+    )
+    assert proxy.url.endswith("?sslmode=require")
+    url = proxy.url.replace("0.0.0.0", "127.0.0.1")
+    with psycopg.connect(url) as connection:
+        assert connection.pgconn.ssl_in_use
+    with pytest.raises(psycopg.OperationalError, match="the proxy demands TLS"):
+        psycopg.connect(url, sslmode="disable")
+
+
+def test_tls_may_be_allowed_and_clients_certificates_asked_for(
+    serve: Serve, certificates: Certificates, database: str
+) -> None:
+    files = ("--ssl-cert-file", certificates.server, "--ssl-key-file", certificates.server_key)
+    proxy = serve(*files, "--ssl", "allow", HYPERDRIVE_URL_HYPERDRIVE=database)
+    for mode in ("disable", "require"):
+        psycopg.connect(proxy.url, sslmode=mode).close()
+    authority = ("--ssl-ca-file", certificates.ca, "--clientcert", "verify-full")
+    proxy = serve(*files, *authority, "--user", "postgres", HYPERDRIVE_URL_HYPERDRIVE=database)
+    shown = {"sslcert": str(certificates.client), "sslkey": str(certificates.client_key)}
+    psycopg.connect(proxy.url, **shown).close()
+    with pytest.raises(psycopg.OperationalError, match="valid client certificate"):
+        psycopg.connect(proxy.url)
+
+
 def test_hosted_limits_end_a_statement_after_a_minute(serve: Serve, database: str) -> None:
     proxy = serve("--hosted-limits", HYPERDRIVE_URL_HYPERDRIVE=database)
     assert value(proxy.url, "SHOW statement_timeout") == "1min"
@@ -324,6 +358,9 @@ def test_hosted_limits_end_a_statement_after_a_minute(serve: Serve, database: st
         (["--origin-connection-limit", "4", "--hosted-limits"], {}, "minimum is 5"),
         (["--listen", "127.0.0.1:7", "--auth", "trust"], {"PORT": "7"}, "where this proxy"),
         (["--unix-socket", "."], {"SOCKET": "1"}, "where this proxy"),
+        (["--ssl-cert-file", "nosuch.pem"], {}, "nosuch.pem with the key in"),
+        (["--ssl-cert-file", "x", "--unix-socket", "."], {}, "a Unix socket has no TLS"),
+        (["--ssl-cert-file", "x", "--clientcert", "verify-ca"], {}, "needs ssl_ca_file"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(
@@ -351,6 +388,12 @@ def test_what_is_wrong_is_said_in_one_line(
         ["--listen", "127.0.0.1"],
         ["--listen", "127.0.0.1:65536"],
         ["--listen", "0.0.0.0:0"],
+        ["--ssl", "require"],
+        ["--ssl-key-file", "server.key"],
+        ["--ssl-ca-file", "ca.pem"],
+        ["--clientcert", "verify-ca"],
+        ["--ssl-cert-file", "server.pem", "--without-tls"],
+        ["--ssl-cert-file", "server.pem", "--ssl", "off"],
         ["--unix-socket", "nosuch"],
         ["--auth", "md5"],
         ["--pool-timeout", "soon"],

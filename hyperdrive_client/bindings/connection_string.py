@@ -48,6 +48,7 @@ _PARAMETERS = frozenset(
         "sslrootcert",
         "sslcert",
         "sslkey",
+        "sslpassword",
         "sslnegotiation",
         "channel_binding",
         "connect_timeout",
@@ -102,11 +103,12 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A PostgreSQL server and how to log in to it. Its repr hides the password.
+    """A PostgreSQL server and how to log in to it. Its repr hides the passwords.
 
     ``connect_timeout`` is in seconds; 0 waits for ever, ``None`` was not given. ``password`` is
     ``None`` where none was given or it was empty, which is the same for libpq;
-    ``password_for`` then asks the password file. ``sslrootcert`` is a path or ``"system"``.
+    ``password_for`` then asks the password file. ``sslrootcert`` is a path or ``"system"``;
+    ``sslpassword`` is that of ``sslkey``.
     """
 
     addresses: tuple[Address, ...]
@@ -117,6 +119,7 @@ class Origin:
     sslrootcert: str | None = None
     sslcert: str | None = None
     sslkey: str | None = None
+    sslpassword: str | None = field(default=None, repr=False)
     sslnegotiation: SslNegotiation = "postgres"
     channel_binding: ChannelBinding = "prefer"
     connect_timeout: float | None = None
@@ -127,7 +130,7 @@ class Origin:
 
     @property
     def connection_string(self) -> str:
-        """The origin as a URL, password included; every part is percent-encoded."""
+        """The origin as a URL, passwords included; every part is percent-encoded."""
         password = f":{_encode(self.password)}" if self.password else ""
         netloc = ",".join(f"{_url_host(each.host)}:{each.port}" for each in self.addresses)
         settings = "&".join(f"{name}={_encode(text)}" for name, text in self._settings().items())
@@ -137,7 +140,7 @@ class Origin:
         )
 
     def libpq_parameters(self) -> dict[str, str]:
-        """Return libpq's parameters by name, password included, as ``psycopg.connect`` takes them.
+        """Return libpq's parameters by name, passwords included, as ``psycopg.connect`` takes them.
 
         libpq itself asks the password file where there is no password.
         """
@@ -159,6 +162,7 @@ class Origin:
             "sslrootcert": self.sslrootcert,
             "sslcert": self.sslcert,
             "sslkey": self.sslkey,
+            "sslpassword": self.sslpassword,
             "sslnegotiation": None if self.sslnegotiation == "postgres" else self.sslnegotiation,
             "channel_binding": None if self.channel_binding == "prefer" else self.channel_binding,
             "connect_timeout": _whole_seconds(self.connect_timeout),
@@ -225,6 +229,7 @@ def origin_from_parameters(
         sslrootcert=given.get("sslrootcert"),
         sslcert=given.get("sslcert"),
         sslkey=given.get("sslkey"),
+        sslpassword=given.get("sslpassword"),
         sslnegotiation=_choice(given, "sslnegotiation", _SSL_NEGOTIATIONS, "postgres"),
         channel_binding=_choice(given, "channel_binding", _CHANNEL_BINDINGS, "prefer"),
         connect_timeout=_timeout(given.get("connect_timeout")),

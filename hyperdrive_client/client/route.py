@@ -28,6 +28,7 @@ _ORIGIN_PARAMETERS = frozenset(
         "sslkey",
         "sslmode",
         "sslnegotiation",
+        "sslpassword",
         "sslrootcert",
         "target_session_attrs",
         "user",

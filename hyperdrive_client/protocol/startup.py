@@ -19,6 +19,7 @@ SSL_REQUEST_CODE = 1234 << 16 | 5679
 GSSENC_REQUEST_CODE = 1234 << 16 | 5680
 
 SSL_REQUEST = INT32.pack(8) + INT32.pack(SSL_REQUEST_CODE)
+GSSENC_REQUEST = INT32.pack(8) + INT32.pack(GSSENC_REQUEST_CODE)
 
 # The newest minor version of protocol 3 that we speak to clients: 3.2 has long cancel keys.
 NEWEST_MINOR = 2
@@ -28,10 +29,14 @@ NEWEST_MINOR = 2
 class SSLRequest:
     """The client asks for TLS."""
 
+    code = SSL_REQUEST_CODE
+
 
 @dataclass(frozen=True, slots=True)
 class GSSENCRequest:
     """The client asks for GSSAPI encryption."""
+
+    code = GSSENC_REQUEST_CODE
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +90,22 @@ def _packet(body: bytes) -> Packet:
         if not 4 < len(body) - 4 <= 4 + 256:
             raise ClientProtocolError("invalid length of cancel request")
         return CancelRequest(INT32.unpack_from(body, 4)[0], body[8:])
-    major, minor = code >> 16, code & 0xFFFF
-    if major != 3:
-        raise ClientProtocolError(
-            f"unsupported frontend protocol {major}.{minor}: server supports 3.0 to "
-            f"3.{NEWEST_MINOR}",
-            sqlstate="0A000",
-        )
+    if code >> 16 != 3:
+        raise unsupported_protocol(code)
     parameters = _parameters(body[4:])
     unknown = tuple(name for name in parameters if name.startswith(b"_pq_."))
     for name in unknown:
         del parameters[name]
-    return StartupMessage(minor, parameters, unknown)
+    return StartupMessage(code & 0xFFFF, parameters, unknown)
+
+
+def unsupported_protocol(code: int) -> ClientProtocolError:
+    """The error for a version, or a request where none is possible any more."""
+    return ClientProtocolError(
+        f"unsupported frontend protocol {code >> 16}.{code & 0xFFFF}: server supports 3.0 to "
+        f"3.{NEWEST_MINOR}",
+        sqlstate="0A000",
+    )
 
 
 def _parameters(body: bytes) -> dict[bytes, bytes]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from ..errors import HyperdriveError, ProxyStartError
 from .core.core import Core
+from .net.greeter import Greeter
 from .net.listener import listen
 from .net.network import TICK_SECONDS, Network
 from .settings import Settings
@@ -111,7 +112,7 @@ class _Worker:
         self.network = Network(self.core, loop)
         self._loop = loop
         self._end: float | None = None
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.Server | Greeter | None = None
 
     async def listen(self) -> Settings:
         self._server, port = await listen(self.network, self.settings)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from ..bindings.connection_string import Origin
 from ..errors import ConfigurationError
 
 Auth = Literal["scram", "trust"]
+Ssl = Literal["off", "allow", "require"]
+ClientCert = Literal["no", "verify-ca", "verify-full"]
 
 LOOPBACK_HOSTS = frozenset(("127.0.0.1", "::1", "localhost"))
 
@@ -75,17 +77,19 @@ class Settings:
     limits: Limits = Limits()
     pin_sequences: bool = False
     """Sessions that use a sequence keep their origin connection, so that currval always works."""
+    ssl: Ssl = "off"
+    """TLS for clients that ask for it (``allow``), or for all (``require``); TCP only."""
+    ssl_cert_file: str | None = None
+    """Path of our certificate in PEM, those that it was issued by behind it."""
+    ssl_key_file: str | None = None
+    """Path of its key, not encrypted; without, it is in the same file."""
+    ssl_ca_file: str | None = None
+    """Path of the authorities for clients' certificates, each of which must then be valid."""
+    clientcert: ClientCert = "no"
+    """Whether a client must have a certificate, and (``verify-full``) of the user's name."""
 
     def __post_init__(self) -> None:
-        if self.origin.channel_binding == "require":
-            raise ConfigurationError(
-                "channel_binding=require is not supported for the proxy's own connections yet; "
-                "use sslmode=verify-full to know that the origin is the right one"
-            )
-        if self.origin.target_session_attrs == "prefer-standby":
-            raise ConfigurationError(
-                "target_session_attrs=prefer-standby is not supported; use standby or any"
-            )
+        self._check_tls()
         if self.auth not in ("scram", "trust"):
             raise ConfigurationError(f"auth is {self.auth!r}: expected 'scram' or 'trust'")
         if self.auth == "trust" and self.unix_socket is None and self.host not in LOOPBACK_HOSTS:
@@ -95,3 +99,26 @@ class Settings:
             )
         if not 0 <= self.port <= 65535:
             raise ConfigurationError(f"port is {self.port}: expected 0 to 65535")
+
+    def _check_tls(self) -> None:
+        if self.ssl not in get_args(Ssl):
+            raise ConfigurationError(f"ssl is {self.ssl!r}: expected 'off', 'allow' or 'require'")
+        if self.clientcert not in get_args(ClientCert):
+            raise ConfigurationError(
+                f"clientcert is {self.clientcert!r}: expected 'no', 'verify-ca' or 'verify-full'"
+            )
+        files = (self.ssl_cert_file, self.ssl_key_file, self.ssl_ca_file)
+        if self.ssl == "off" and (any(files) or self.clientcert != "no"):
+            raise ConfigurationError(
+                "ssl is 'off', so no certificates are used: set ssl to 'require' or 'allow'"
+            )
+        if self.ssl != "off" and not self.ssl_cert_file:
+            raise ConfigurationError(f"ssl is {self.ssl!r}, which needs ssl_cert_file")
+        if self.ssl != "off" and self.unix_socket is not None:
+            raise ConfigurationError(
+                f"ssl is {self.ssl!r}: a Unix socket has no TLS; listen on a host and a port"
+            )
+        if self.clientcert != "no" and not (self.ssl == "require" and self.ssl_ca_file):
+            raise ConfigurationError(
+                f"clientcert is {self.clientcert!r}, which needs ssl_ca_file and ssl 'require'"
+            )

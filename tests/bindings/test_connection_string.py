@@ -128,6 +128,7 @@ ALL_SETTINGS = {
     "sslrootcert": "system",
     "sslcert": "/my certs/client.pem",
     "sslkey": "/my certs/client.key",
+    "sslpassword": "k&y secret",
     "sslnegotiation": "direct",
     "channel_binding": "require",
     "connect_timeout": "7",

@@ -32,6 +32,21 @@ def test_a_running_query_is_cancelled_and_its_connection_serves_on(proxy: LivePr
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
+def test_both_lengths_of_an_origins_key_cancel(proxy: LiveProxy) -> None:
+    """The first origin connection has 4 bytes, the second 32: protocol 3.0 and 3.2."""
+    with proxy.connect() as first, proxy.connect() as second, ThreadPoolExecutor(1) as pool:
+        first.execute("SELECT 1")
+        second.execute("SELECT 1")
+        for connection, number in ((first, 61), (second, 62)):
+            running = pool.submit(connection.execute, f"SELECT pg_sleep({number})")
+            wait_until_running(proxy, f"pg_sleep({number})")
+            connection.cancel_safe(timeout=10)
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                running.result(10)
+        core = proxy.running._app._worker.core  # type: ignore[union-attr]
+        assert sorted(len(origin.secret_key) for origin in core.pool.origins) == [4, 32]
+
+
 def test_a_late_cancel_does_not_hit_the_next_occupant(start_proxy: StartProxy) -> None:
     proxy = start_proxy(origin_connection_limit=1)
     with proxy.connect(autocommit=True) as first, proxy.connect(autocommit=True) as second:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
+import time
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from hyperdrive_client.protocol import messages as m
@@ -94,6 +97,7 @@ def test_a_malformed_start_up_is_refused(proxy: LiveProxy, data: bytes) -> None:
 
 
 def test_plain_text_behind_sslrequest_never_runs(proxy: LiveProxy) -> None:
+    """CVE-2021-23214, where there is no TLS to be had."""
     with RawClient(proxy) as client:
         client.send(struct.pack(">II", 8, 80877103) + m.query(b"CREATE TABLE evil ()"))
         kind, body = client.receive()
@@ -154,11 +158,83 @@ def test_an_unknown_user_cannot_be_told_from_a_wrong_password(proxy: LiveProxy) 
     assert seen[0] == seen[1]
 
 
-def test_who_does_not_authenticate_in_time_is_closed(start_proxy: StartProxy) -> None:
-    proxy = start_proxy(login_timeout=0.3)
+MALFORMED_SASL = {
+    "nothing": b"",
+    "no length": b"SCRAM-SHA-256\x00",
+    "half a length": b"SCRAM-SHA-256\x00\x00\x00",
+    "a length of 4 GB": b"SCRAM-SHA-256\x00\xff\xff\xff\xffn,,n=,r=x",
+    "cut off": b"SCRAM-SHA-256\x00\x00\x00\x00\x20n,,n=,r=x",
+    "no nonce": b"SCRAM-SHA-256\x00\x00\x00\x00\x07n,,n=,r",
+    "another mechanism": b"SCRAM-SHA-1\x00\x00\x00\x00\x09n,,n=,r=x",
+    "a nonce of 60 kB": b"SCRAM-SHA-256\x00\x00\x00\xea\x69n,,n=,r=" + b"x" * 60_000,
+}
+
+
+@pytest.mark.parametrize("body", MALFORMED_SASL.values(), ids=MALFORMED_SASL.keys())
+def test_a_malformed_scram_packet_is_refused(proxy: LiveProxy, body: bytes) -> None:
     with RawClient(proxy) as client:
-        client.send(b"\x00\x00")
+        client.send(m.startup_message({b"user": b"x", b"database": b"x"}))
+        client.receive()
+        client.send(m.password(body))
+        kind, response = client.receive()
+        assert (kind, error(response)["C"]) == (b"E", "08P01")
         assert client.receive() == (b"", b"")
+    assert_serves(proxy)
+
+
+def test_a_wrong_password_is_refused_while_the_pool_is_warm(proxy: LiveProxy) -> None:
+    assert_serves(proxy)
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        proxy.connect(password="wrong")
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        proxy.connect(user="postgres")
+    assert_serves(proxy)
+
+
+@pytest.mark.parametrize("interval", [None, 0.05], ids=["silent", "a byte at a time"])
+def test_a_start_up_that_is_slow_is_cut_at_the_login_timeout(
+    start_proxy: StartProxy, interval: float | None
+) -> None:
+    proxy = start_proxy(login_timeout=0.4)
+    with RawClient(proxy) as client:
+        begin = time.monotonic()
+        client.send(b"\x00\x00")
+        client.socket.settimeout(interval or 10)
+        with contextlib.suppress(ConnectionError):
+            for byte in b"\x03\xe8\x00\x03\x00\x00" + bytes(100):
+                try:
+                    assert client.socket.recv(1) == b""
+                    break
+                except TimeoutError:
+                    client.send(bytes((byte,)))
+        assert 0.3 < time.monotonic() - begin < 3
+
+
+def test_nothing_of_ours_runs_under_a_search_path_of_the_startup_message(
+    proxy: LiveProxy,
+) -> None:
+    """Functions of ours are named with their schema, whatever a client has put before it."""
+    with proxy.at_origin() as origin:
+        origin.execute(
+            """
+            CREATE SCHEMA evil;
+            CREATE TABLE evil.victims (what text);
+            CREATE FUNCTION evil.set_config(text, text, boolean) RETURNS text LANGUAGE sql
+            AS $$INSERT INTO evil.victims VALUES ('set_config') RETURNING what$$;
+            CREATE FUNCTION evil.current_setting(text) RETURNS text LANGUAGE sql
+            AS $$INSERT INTO evil.victims VALUES ('current_setting') RETURNING what$$;
+            CREATE VIEW evil.pg_settings AS SELECT evil.current_setting('x') AS name;
+            """
+        )
+        options = "-c search_path=evil,pg_catalog -c work_mem=1MB"
+        for _ in range(2):
+            with proxy.connect(options=options, autocommit=True) as client:
+                assert client.execute("SHOW search_path").fetchone() == ("evil,pg_catalog",)
+                client.execute("SET work_mem = '2MB'")
+                client.execute("SELECT 1")
+        with proxy.connect() as other:
+            assert other.execute("SHOW search_path").fetchone() != ("evil,pg_catalog",)
+        assert origin.execute("SELECT what FROM evil.victims").fetchall() == []
 
 
 def test_protocol_3_2_has_a_long_cancel_key(proxy: LiveProxy) -> None:

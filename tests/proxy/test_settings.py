@@ -75,13 +75,35 @@ def test_loopback_may_be_trusted(host: str) -> None:
     assert replace(SETTINGS, host=host, auth="trust").auth == "trust"
 
 
+TLS = replace(SETTINGS, ssl="require", ssl_cert_file="server.pem", ssl_ca_file="ca.pem")
+
+
 @pytest.mark.parametrize(
-    "demand", [{"channel_binding": "require"}, {"target_session_attrs": "prefer-standby"}]
+    ("settings", "changes", "message"),
+    [
+        (SETTINGS, {"ssl": "on"}, "ssl is 'on': expected 'off', 'allow' or 'require'"),
+        (SETTINGS, {"ssl": "allow"}, "ssl is 'allow', which needs ssl_cert_file"),
+        (SETTINGS, {"ssl_cert_file": "server.pem"}, "ssl is 'off', so no certificates are used"),
+        (SETTINGS, {"ssl_key_file": "server.key"}, "ssl is 'off', so no certificates are used"),
+        (SETTINGS, {"ssl_ca_file": "ca.pem"}, "ssl is 'off', so no certificates are used"),
+        (SETTINGS, {"clientcert": "verify-ca"}, "ssl is 'off', so no certificates are used"),
+        (TLS, {"clientcert": "verify"}, "clientcert is 'verify': expected 'no', 'verify-ca' or"),
+        (TLS, {"clientcert": "verify-ca", "ssl_ca_file": None}, "which needs ssl_ca_file and ssl"),
+        (TLS, {"clientcert": "verify-full", "ssl": "allow"}, "which needs ssl_ca_file and ssl"),
+        (TLS, {"unix_socket": "/run/x/.s.PGSQL.5432"}, "a Unix socket has no TLS"),
+    ],
 )
-def test_what_the_proxy_cannot_do_for_an_origin_is_refused_by_name(demand: dict[str, str]) -> None:
-    [(name, value)] = demand.items()
-    with pytest.raises(ConfigurationError, match=f"^{name}={value} is not supported"):
-        replace(SETTINGS, origin=replace(ORIGIN, **demand))  # type: ignore[arg-type]
+def test_tls_that_could_not_be_is_refused(
+    settings: Settings, changes: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        replace(settings, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("clientcert", ["no", "verify-ca", "verify-full"])
+def test_tls_that_can_be_is_accepted(clientcert: str) -> None:
+    assert replace(TLS, clientcert=clientcert).clientcert == clientcert  # type: ignore[arg-type]
+    assert replace(TLS, ssl="allow", ssl_ca_file=None).ssl == "allow"
 
 
 def test_no_password_is_shown() -> None:

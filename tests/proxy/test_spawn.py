@@ -157,6 +157,11 @@ def test_the_settings_survive_the_pipe(settings: Settings) -> None:
         settings,
         origin=replace(settings.origin, password=ORIGIN_PASSWORD),
         limits=Limits(origin_connection_limit=7, statement_timeout=1.5),
+        ssl="require",
+        ssl_cert_file="server.pem",
+        ssl_key_file="server.key",
+        ssl_ca_file="ca.pem",
+        clientcert="verify-full",
     )
     assert from_json(to_json(settings)) == settings
     assert ORIGIN_PASSWORD not in repr(settings)

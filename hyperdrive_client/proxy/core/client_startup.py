@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ...errors import ClientProtocolError
 from ...protocol import messages as m
 from ...protocol.framing import password_framer
-from ...protocol.scram import SCRAM_SHA_256, InvalidProof, ScramServer, ScramVerifier
+from ...protocol.scram import InvalidProof, ScramServer, ScramVerifier
 from ...protocol.startup import (
     NEWEST_MINOR,
     CancelRequest,
@@ -13,6 +15,7 @@ from ...protocol.startup import (
     SSLRequest,
     StartupMessage,
     take_packet,
+    unsupported_protocol,
 )
 from ..settings import Settings
 
@@ -20,14 +23,33 @@ from ..settings import Settings
 _MAX_REQUESTS = 2
 
 
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """What the TLS of a client's connection says.
+
+    ``common_name`` is that of its valid certificate; ``None`` without one. ``direct`` if TLS came
+    without an SSLRequest, ``alpn`` if the client has named PostgreSQL's protocol in it.
+    """
+
+    common_name: str | None = None
+    direct: bool = False
+    alpn: bool = False
+
+
 class Doorkeeper:
-    """Which clients may come in, and with what proof."""
+    """Which clients may come in, and with what proof.
+
+    ``channel_binding`` is the hash of our certificate, once there is one that has such a hash.
+    """
 
     def __init__(self, settings: Settings, mock_seed: bytes) -> None:
         self._user = settings.user.encode()
         self._verifier = ScramVerifier.from_password(settings.password)
         self._mock_seed = mock_seed
         self.demands_proof = settings.auth == "scram"
+        self.demands_tls = settings.ssl == "require"
+        self.clientcert = settings.clientcert
+        self.channel_binding: bytes | None = None
         self.database = settings.origin.database.encode()
 
     def verifier(self, user: bytes) -> ScramVerifier:
@@ -50,10 +72,12 @@ class ClientStartup:
 
     After each :meth:`receive`: ``cancel`` is set if the connection is there only to cancel,
     ``done`` if the client may come in, with ``startup`` and ``rest``, the bytes that followed.
+    ``tls`` is set before the first if the connection has TLS.
     """
 
     def __init__(self, doorkeeper: Doorkeeper) -> None:
         self._doorkeeper = doorkeeper
+        self.tls: ClientTls | None = None
         self._data = b""
         self._requests = 0
         self._framer = password_framer()
@@ -78,6 +102,11 @@ class ClientStartup:
         """What to send back. ``Refused`` or ``ClientProtocolError``: close after telling."""
         if self.startup is not None:
             return self._authenticate(data)
+        if self.tls is not None and self.tls.direct and not self.tls.alpn:
+            # Who means another protocol must not be taken for one of ours.
+            raise ClientProtocolError(
+                "received direct SSL connection request without ALPN protocol negotiation extension"
+            )
         self._data += data
         taken = take_packet(self._data)
         if taken is None:
@@ -87,6 +116,8 @@ class ClientStartup:
             self.cancel = packet
             return b""
         if isinstance(packet, (SSLRequest, GSSENCRequest)):
+            if self.tls is not None:
+                raise unsupported_protocol(packet.code)
             self._requests += 1
             if self._data or self._requests > _MAX_REQUESTS:
                 # Nothing may be sent before our answer is there (CVE-2021-23214 and its kin).
@@ -100,18 +131,28 @@ class ClientStartup:
             raise Refused("28000", "no PostgreSQL user name specified in startup packet")
         if packet.parameters.get(b"replication", b"off").lower() not in (b"off", b"false", b"0"):
             raise Refused("0A000", "replication connections are not supported by the proxy")
+        self._check_tls()
         answer = b""
         if packet.minor > NEWEST_MINOR or packet.unknown_options:
             answer = m.negotiate_protocol_version(self.minor, packet.unknown_options)
         if not self._doorkeeper.demands_proof:
             return answer + self._finish(self._data)
-        self._scram = ScramServer(self._doorkeeper.verifier(self.user))
+        binding = self._doorkeeper.channel_binding if self.tls is not None else None
+        self._scram = ScramServer(self._doorkeeper.verifier(self.user), channel_binding=binding)
         answer += m.authentication(
             m.AUTHENTICATION_SASL, b"\x00".join((*self._scram.mechanisms, b"", b""))
         )
         if self._data:
             answer += self._authenticate(self._data)
         return answer
+
+    def _check_tls(self) -> None:
+        """What can be said before anybody has shown who it is."""
+        if self.tls is None and self._doorkeeper.demands_tls:
+            raise Refused("28000", "connection is not encrypted, and the proxy demands TLS")
+        has_certificate = self.tls is not None and self.tls.common_name is not None
+        if self._doorkeeper.clientcert != "no" and not has_certificate:
+            raise Refused("28000", "connection requires a valid client certificate")
 
     def _authenticate(self, data: bytes) -> bytes:
         buffer, messages, end = self._framer.feed(data)
@@ -130,7 +171,8 @@ class ClientStartup:
         assert scram is not None
         if not self._first_sent:
             self._first_sent = True
-            return m.authentication(m.AUTHENTICATION_SASL_CONTINUE, scram.first(_initial(body)))
+            mechanism, first = _initial(body)
+            return m.authentication(m.AUTHENTICATION_SASL_CONTINUE, scram.first(first, mechanism))
         try:
             final = scram.final(body)
         except InvalidProof:
@@ -141,6 +183,11 @@ class ClientStartup:
     def _finish(self, rest: bytes) -> bytes:
         """The client has shown who it is; only now does it matter what it asked for."""
         assert self.startup is not None
+        if self._doorkeeper.clientcert == "verify-full":
+            assert self.tls is not None
+            if (self.tls.common_name or "").encode() != self.user:
+                user = self.user.decode("utf-8", "replace")
+                raise Refused("28000", f'certificate authentication failed for user "{user}"')
         database = self.startup.parameters.get(b"database") or self.user
         if database != self._doorkeeper.database:
             raise Refused(
@@ -155,11 +202,9 @@ class ClientStartup:
         return Refused("28P01", f'password authentication failed for user "{user}"')
 
 
-def _initial(body: bytes) -> bytes:
-    """The client-first-message in a SASLInitialResponse."""
+def _initial(body: bytes) -> tuple[bytes, bytes]:
+    """The mechanism and the client-first-message in a SASLInitialResponse."""
     mechanism, _, rest = body.partition(b"\x00")
-    if mechanism != SCRAM_SHA_256:
-        raise ClientProtocolError("client selected an invalid SASL authentication mechanism")
     if len(rest) < 4 or m.INT32.unpack_from(rest)[0] != len(rest) - 4:
         raise ClientProtocolError("malformed SASLInitialResponse message")
-    return rest[4:]
+    return mechanism, rest[4:]

@@ -10,7 +10,7 @@ from ...errors import OriginProtocolError
 from ...protocol.startup import CancelRequest
 from ..settings import Settings
 from .client_session import SHUTTING_DOWN, ClientSession, ClientState
-from .client_startup import Doorkeeper
+from .client_startup import ClientTls, Doorkeeper
 from .effects import AbortOrigin, CloseClient, Effect
 from .origin_session import OriginSession, OriginState
 from .origin_startup import ConnectFailure
@@ -48,8 +48,10 @@ class Core:
 
     # Clients.
 
-    def client_connected(self, now: float) -> ClientSession:
+    def client_connected(self, now: float, tls: ClientTls | None = None) -> ClientSession:
         client = ClientSession(self, now)
+        assert client.startup is not None
+        client.startup.tls = tls
         self.clients.add(client)
         return client
 
@@ -105,9 +107,19 @@ class Core:
 
     # Origins.
 
-    def origin_connected(self, origin: OriginSession, address: Address, *, encrypted: bool) -> None:
+    def origin_connected(
+        self,
+        origin: OriginSession,
+        address: Address,
+        *,
+        encrypted: bool,
+        certificate: bytes | None = None,
+    ) -> None:
+        """``certificate`` is the origin's, in DER, where there is TLS."""
         if origin.state is OriginState.CONNECTING:
             origin.connected(address, encrypted=encrypted)
+            assert origin.startup is not None
+            origin.startup.certificate = certificate
         else:
             # It took too long; nobody waits for it any more.
             self.effects.append(AbortOrigin(origin))

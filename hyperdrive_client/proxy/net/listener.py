@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import stat
@@ -11,19 +12,28 @@ from pathlib import Path
 
 from ...errors import ProxyStartError
 from ..settings import Settings
+from .greeter import Greeter
 from .network import Network
+from .tls import client_context
 
 BACKLOG = 4096
 # Linux allows 107 bytes, other systems less.
 MAX_SOCKET_PATH_BYTES = 100
 
 
-async def listen(network: Network, settings: Settings) -> tuple[asyncio.Server, int]:
-    """Listen as told; the server and its port. ``ProxyStartError`` if that is not possible."""
+async def listen(network: Network, settings: Settings) -> tuple[asyncio.Server | Greeter, int]:
+    """Listen as told; the server and its port.
+
+    ``ProxyStartError`` if that is not possible, ``ConfigurationError`` for unusable certificates.
+    """
     if settings.unix_socket is not None:
         return await _listen_on_socket(network, settings.unix_socket), settings.port
     try:
-        server = await _listen_on_port(network, settings.host, settings.port)
+        server: asyncio.Server | Greeter
+        if settings.ssl == "off":
+            server = await _listen_on_port(network, settings.host, settings.port)
+        else:
+            server = _listen_with_tls(network, settings)
     except OSError as error:
         raise ProxyStartError(
             f"the proxy can't listen on {settings.host}:{settings.port}: {error.strerror or error}"
@@ -41,6 +51,22 @@ async def _listen_on_port(network: Network, host: str, port: int) -> asyncio.Ser
     family = socket.AF_INET6 if version == 6 else socket.AF_INET
     listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
     return await loop.create_server(network.accept, sock=listening, backlog=BACKLOG)
+
+
+def _listen_with_tls(network: Network, settings: Settings) -> Greeter:
+    context, channel_binding = client_context(settings)
+    network.core.doorkeeper.channel_binding = channel_binding
+    # Not in the resolver's threads, which would not survive a fork of the application.
+    found = socket.getaddrinfo(
+        settings.host or None, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    with contextlib.ExitStack() as undo:
+        sockets = []
+        for family, _, _, _, where in found:
+            sockets.append(socket.create_server(where, family=family, backlog=BACKLOG))
+            undo.callback(sockets[-1].close)
+        undo.pop_all()
+    return Greeter(network, context, sockets)
 
 
 async def _listen_on_socket(network: Network, path: str) -> asyncio.Server:

@@ -57,7 +57,7 @@ class Network:
 
     def accept(self) -> ClientConnection:
         """The protocol for a new client."""
-        return ClientConnection(self)
+        return ClientConnection(self, self.now())
 
     def perform(self) -> None:
         """Do what the core asks, in order.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 from ...bindings.connection_string import Address
 from ..core.client_session import ClientSession
 from ..core.origin_session import OriginSession
+from .tls import client_tls
 
 if TYPE_CHECKING:
     from .network import Network
@@ -73,10 +74,23 @@ class ClientConnection(Connection):
 
     session: ClientSession
 
+    def __init__(
+        self, network: Network, since: float, *, first: bytes = b"", direct: bool = False
+    ) -> None:
+        """``since`` when it was accepted, with ``first`` read of it or ``direct`` TLS."""
+        super().__init__(network)
+        self._since = since
+        self._first = first
+        self._direct = direct
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.session = self.network.core.client_connected(self.network.now())
+        encrypted = transport.get_extra_info("ssl_object")
+        tls = None if encrypted is None else client_tls(encrypted, direct=self._direct)
+        self.session = self.network.core.client_connected(self._since, tls)
         self.session.handle = self
+        if self._first:
+            self.data_received(self._first)
 
     def data_received(self, data: bytes) -> None:
         network = self.network
@@ -123,7 +137,13 @@ class OriginConnection(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.session.handle = self
-        self.network.core.origin_connected(self.session, self.address, encrypted=self.encrypted)
+        tls = transport.get_extra_info("ssl_object")
+        self.network.core.origin_connected(
+            self.session,
+            self.address,
+            encrypted=self.encrypted,
+            certificate=None if tls is None else tls.getpeercert(binary_form=True),
+        )
         self.network.perform()
 
     def data_received(self, data: bytes) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -14,9 +13,12 @@ from ...bindings.connection_string import Address, Origin
 from ...errors import ConfigurationError
 from ...protocol.startup import SSL_REQUEST
 from ..core.origin_startup import ConnectFailure
-from .tls import origin_context
+from .tls import ALPN, origin_context
 
 ProtocolFactory = Callable[[Address, bool], asyncio.Protocol]
+
+
+_NEEDS_17 = "sslnegotiation=direct needs PostgreSQL 17 or newer."
 
 
 class OriginUnreachableError(Exception):
@@ -31,6 +33,10 @@ class OriginUnreachableError(Exception):
 
 class _TlsRefused(Exception):
     """The origin has no TLS, or the handshake failed; ``prefer`` goes on without."""
+
+    def __init__(self, reason: str, hint: str) -> None:
+        super().__init__(reason)
+        self.hint = hint
 
 
 async def open_origin(origin: Origin, first: int, factory: ProtocolFactory, timeout: float) -> None:
@@ -84,8 +90,7 @@ async def _open_address(origin: Origin, address: Address, factory: ProtocolFacto
             raise OriginUnreachableError(
                 f"tls_failed ({refusal})",
                 transient=False,
-                hint=f"sslmode={origin.sslmode} is in force. If the database has no TLS "
-                "(Hyperdrive error 2012), add ?sslmode=disable to its connection string.",
+                hint=f"sslmode={origin.sslmode} is in force. {refusal.hint}",
             ) from refusal
         await _plain(address, await _connect(address), factory)
 
@@ -169,19 +174,36 @@ async def _with_tls(
             await loop.sock_sendall(connection, SSL_REQUEST)
             answer = await loop.sock_recv(connection, 1)
             if not answer:
-                # Closed without an answer: it is stopping or full, which says nothing of TLS.
-                raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+                # It is stopping or full, which says nothing of TLS.
+                raise ConnectionResetError
             if answer != b"S":
-                raise _TlsRefused("the database does not support TLS")
-        await loop.create_connection(
-            lambda: factory(address, True),
-            sock=connection,
-            ssl=context,
-            server_hostname=address.host,
+                raise _TlsRefused(
+                    "the database does not support TLS",
+                    "If that is right (Hyperdrive error 2012), add ?sslmode=disable to its "
+                    "connection string.",
+                )
+        transport, _ = await loop.create_connection(
+            asyncio.Protocol, sock=connection, ssl=context, server_hostname=address.host
         )
+        if transport.is_closing():
+            raise ConnectionResetError
+        alpn = transport.get_extra_info("ssl_object").selected_alpn_protocol()
+        if origin.sslnegotiation == "direct" and alpn != ALPN:
+            # It could be a server of another protocol, which somebody has led us to.
+            transport.abort()
+            raise _TlsRefused("no ALPN", _NEEDS_17)
+        protocol = factory(address, True)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
     except ssl.SSLError as error:
         connection.close()
-        raise _TlsRefused(error.reason or str(error)) from error
+        raise _TlsRefused(
+            error.reason or str(error), "sslrootcert names the authorities to trust."
+        ) from error
+    except ConnectionError as error:
+        connection.close()
+        hint = _NEEDS_17 if origin.sslnegotiation == "direct" else ""
+        raise OriginUnreachableError("econnreset", hint=hint) from error
     except BaseException:
         connection.close()
         raise

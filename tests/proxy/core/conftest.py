@@ -24,9 +24,10 @@ import pytest
 
 from hyperdrive_client.bindings.connection_string import Address, Origin
 from hyperdrive_client.protocol import messages as m
-from hyperdrive_client.protocol.scram import SCRAM_SHA_256, ScramClient, ScramCredentials
+from hyperdrive_client.protocol.scram import ScramClient, ScramCredentials
 from hyperdrive_client.proxy.core import effects as do
 from hyperdrive_client.proxy.core.client_session import ClientSession, ClientState
+from hyperdrive_client.proxy.core.client_startup import ClientTls
 from hyperdrive_client.proxy.core.core import Core
 from hyperdrive_client.proxy.core.expected import Action
 from hyperdrive_client.proxy.core.origin_session import OriginSession, OriginState
@@ -203,9 +204,9 @@ class Peer:
 class Client(Peer):
     """A client and its connection to the proxy."""
 
-    def __init__(self, proxy: Proxy) -> None:
+    def __init__(self, proxy: Proxy, tls: ClientTls | None = None) -> None:
         super().__init__(proxy, decode_answer)
-        self.session: ClientSession = proxy.core.client_connected(proxy.now)
+        self.session: ClientSession = proxy.core.client_connected(proxy.now, tls)
         self.session.handle = self
         self.closed = False
         """The proxy has closed the connection."""
@@ -230,12 +231,18 @@ class Client(Peer):
         pairs = {name.encode(): value.encode() for name, value in given.items()}
         self.sends_bytes(m.startup_message(pairs, minor))
 
-    def proves(self, password: str = "entry") -> None:
+    def proves(self, password: str = "entry", channel_binding: bytes | None = None) -> None:
         """The whole SCRAM exchange, up to where the proxy says yes or no."""
         ((kind, body),) = take_messages(self.data)
         assert (kind, body[:4]) == ("R", m.INT32.pack(m.AUTHENTICATION_SASL))
-        scram = ScramClient(ScramCredentials(password), body[4:].rstrip(b"\x00").split(b"\x00"))
-        self.sends_bytes(m.sasl_initial_response(SCRAM_SHA_256, scram.first()))
+        scram = ScramClient(
+            ScramCredentials(password),
+            body[4:].rstrip(b"\x00").split(b"\x00"),
+            channel_binding=channel_binding,
+        )
+        self.sends_bytes(m.sasl_initial_response(scram.mechanism, scram.first()))
+        if chr(self.data[0]) == "E":
+            return
         ((kind, body),) = take_messages(self.data)
         assert (kind, body[:4]) == ("R", m.INT32.pack(m.AUTHENTICATION_SASL_CONTINUE))
         self.sends_bytes(m.password(scram.final(body[4:])))
@@ -284,6 +291,8 @@ class Server(Peer):
         super().__init__(proxy, decode)
         self.session = session
         session.handle = self
+        self.minor = 0
+        """Of protocol 3, as asked for in the StartupMessage."""
         self.startup: dict[bytes, bytes] = {}
         self.cancels = 0
         """Cancel requests that the proxy has to deliver."""
@@ -301,18 +310,27 @@ class Server(Peer):
 
         self.proxy.feed(receive, data)
 
-    def connects(self, address: Address = ADDRESS, *, encrypted: bool = False) -> None:
+    def connects(
+        self,
+        address: Address = ADDRESS,
+        *,
+        encrypted: bool = False,
+        certificate: bytes | None = None,
+    ) -> None:
         """The connection is open; takes the StartupMessage."""
-        self.proxy.core.origin_connected(self.session, address, encrypted=encrypted)
+        self.proxy.core.origin_connected(
+            self.session, address, encrypted=encrypted, certificate=certificate
+        )
         self.proxy.perform()
         data = self.hears_bytes()
         if data:
+            self.minor = m.INT32.unpack_from(data, 4)[0] & 0xFFFF
             words = data[8:-2].split(b"\x00")
             self.startup = dict(zip(words[::2], words[1::2], strict=True))
 
-    def starts(self, pid: int = 77, **reported: str) -> None:
+    def starts(self, pid: int = 77, *, address: Address = ADDRESS, **reported: str) -> None:
         """Connects, lets the proxy in, and is ready."""
-        self.connects()
+        self.connects(address)
         status = {**REPORTED, **reported}
         self.sends("R 0", *(f"S {key}={status[key]}" for key in status), f"K {pid}", "Z I")
 
@@ -374,8 +392,8 @@ class Proxy:
 
     # Verbs.
 
-    def connect(self) -> Client:
-        client = Client(self)
+    def connect(self, tls: ClientTls | None = None) -> Client:
+        client = Client(self, tls)
         self.perform()
         return client
 
@@ -480,7 +498,12 @@ def feeding(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def make_settings(auth: str = "trust", origin: dict[str, Any] | None = None, **limits: Any) -> Any:
+def make_settings(
+    auth: str = "trust",
+    origin: dict[str, Any] | None = None,
+    tls: dict[str, Any] | None = None,
+    **limits: Any,
+) -> Any:
     known = {"user": "owner", "database": "app", "password": "secret", "sslmode": "disable"}
     return Settings(
         origin=Origin(**({"addresses": (ADDRESS,)} | known | (origin or {}))),
@@ -488,12 +511,13 @@ def make_settings(auth: str = "trust", origin: dict[str, Any] | None = None, **l
         password="entry",
         auth=auth,
         limits=Limits(**limits),
+        **(tls or {}),
     )
 
 
 @pytest.fixture
 def start(feeding: str) -> Callable[..., Proxy]:
-    """Makes a proxy: ``start(auth=, origin=, <limits>)``."""
+    """Makes a proxy: ``start(auth=, origin=, tls=, <limits>)``."""
     return lambda **options: Proxy(make_settings(**options), feeding)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hyperdrive_client.protocol import messages as m
+from hyperdrive_client.protocol.scram import SCRAM_SHA_256_PLUS
+from hyperdrive_client.proxy.core.client_startup import ClientTls
 
 SSL_REQUEST = m.INT32.pack(8) + m.INT32.pack(1234 << 16 | 5679)
 GSSENC_REQUEST = m.INT32.pack(8) + m.INT32.pack(1234 << 16 | 5680)
@@ -60,6 +62,173 @@ class TestEncryptionRequests:
         client.receives("E FATAL 08P01")
         assert client.closed
         assert not proxy.servers
+
+
+CERTIFICATE = {"ssl_cert_file": "server.pem", "ssl_ca_file": "ca.pem"}
+ALLOWED = {"ssl": "allow", **CERTIFICATE}
+REQUIRED = {"ssl": "require", **CERTIFICATE}
+HASH = bytes(range(32))
+
+
+class TestTls:
+    """What the connection's TLS decides; the handshake itself is the network layer's."""
+
+    def test_a_client_without_tls_comes_in_where_it_may(self, start):
+        client = start(tls=ALLOWED).connect()
+        client.asks_in()
+        client.receives("R 0")
+
+    @pytest.mark.parametrize("auth", ["trust", "scram"])
+    def test_a_client_without_tls_is_refused_where_tls_is_demanded(self, start, auth):
+        proxy = start(tls=REQUIRED, auth=auth)
+        client = proxy.connect()
+        client.asks_in()
+        client.receives("E FATAL 28000 connection is not encrypted, and the proxy demands TLS")
+        assert client.closed
+        assert not proxy.servers
+
+    def test_a_client_with_tls_comes_in_where_tls_is_demanded(self, start):
+        client = start(tls=REQUIRED).connect(ClientTls())
+        client.asks_in()
+        client.receives("R 0")
+
+    def test_a_cancel_request_needs_no_tls(self, start):
+        proxy = start(tls=REQUIRED)
+        client = proxy.connect(ClientTls())
+        client.asks_in()
+        proxy.servers[0].starts()
+        client.is_welcomed()
+        client.sends("Q select 1")
+        canceller = client.cancel_request()
+        assert canceller.state == "cancelling"
+        assert proxy.servers[0].cancels == 1
+
+    @pytest.mark.parametrize("request_", [SSL_REQUEST, GSSENC_REQUEST])
+    def test_a_second_request_for_encryption_within_tls_is_refused(self, start, request_):
+        client = start(tls=ALLOWED).connect(ClientTls())
+        client.sends_bytes(request_)
+        (error,) = client.hears()
+        minor = m.INT32.unpack_from(request_, 4)[0] & 0xFFFF
+        assert error == (
+            f"E FATAL 0A000 unsupported frontend protocol 1234.{minor}: server supports 3.0 to 3.2"
+        )
+        assert client.closed
+
+    def test_direct_tls_without_alpn_is_refused(self, start):
+        proxy = start(tls=ALLOWED)
+        client = proxy.connect(ClientTls(direct=True))
+        client.asks_in()
+        client.receives(
+            "E FATAL 08P01 received direct SSL connection request without ALPN protocol "
+            "negotiation extension"
+        )
+        assert client.closed
+        assert not proxy.servers
+
+    def test_direct_tls_with_alpn_comes_in(self, start):
+        client = start(tls=ALLOWED).connect(ClientTls(direct=True, alpn=True))
+        client.asks_in()
+        client.receives("R 0")
+
+    @pytest.mark.parametrize("clientcert", ["verify-ca", "verify-full"])
+    @pytest.mark.parametrize("auth", ["trust", "scram"])
+    def test_who_has_no_certificate_is_refused_where_one_is_demanded(self, start, auth, clientcert):
+        client = start(auth=auth, tls={**REQUIRED, "clientcert": clientcert}).connect(ClientTls())
+        client.asks_in()
+        client.receives("E FATAL 28000 connection requires a valid client certificate")
+        assert client.closed
+
+    @pytest.mark.parametrize("name", ["visitor", "other", ""])
+    def test_verify_ca_takes_a_certificate_of_any_name(self, start, name):
+        proxy = start(tls={**REQUIRED, "clientcert": "verify-ca"})
+        client = proxy.connect(ClientTls(common_name=name))
+        client.asks_in()
+        client.receives("R 0")
+
+    @pytest.mark.parametrize(
+        ("name", "fits"),
+        [
+            ("visitor", True),
+            ("Visitor", False),
+            ("visitor\0", False),
+            ("visito", False),
+            ("", False),
+        ],
+    )
+    def test_verify_full_takes_only_the_users_own(self, start, name, fits):
+        proxy = start(tls={**REQUIRED, "clientcert": "verify-full"})
+        client = proxy.connect(ClientTls(common_name=name))
+        client.asks_in()
+        if fits:
+            client.receives("R 0")
+        else:
+            client.receives('E FATAL 28000 certificate authentication failed for user "visitor"')
+            assert client.closed
+
+    def test_another_name_is_told_only_to_who_has_the_password(self, start):
+        proxy = start(auth="scram", tls={**REQUIRED, "clientcert": "verify-full"})
+        for password, error in (("wrong", "E FATAL 28P01"), ("entry", "E FATAL 28000")):
+            client = proxy.connect(ClientTls(common_name="other"))
+            client.asks_in()
+            client.proves(password)
+            client.receives(error)
+            assert client.closed
+
+
+class TestChannelBinding:
+    @pytest.fixture
+    def proxy(self, start):
+        proxy = start(auth="scram", tls=ALLOWED)
+        proxy.core.doorkeeper.channel_binding = HASH
+        return proxy
+
+    def offer(self, client):
+        client.asks_in()
+        return client.hears_bytes()[9:].rstrip(b"\x00").split(b"\x00")
+
+    def test_it_is_offered_with_tls_only(self, proxy):
+        plus = [b"SCRAM-SHA-256-PLUS", b"SCRAM-SHA-256"]
+        assert self.offer(proxy.connect(ClientTls())) == plus
+        assert self.offer(proxy.connect()) == plus[1:]
+
+    def test_it_is_not_offered_where_the_certificate_has_no_hash(self, proxy):
+        proxy.core.doorkeeper.channel_binding = None
+        assert self.offer(proxy.connect(ClientTls())) == [b"SCRAM-SHA-256"]
+
+    @pytest.mark.parametrize("password", ["entry", "wrong"])
+    def test_a_client_bound_to_our_certificate_comes_in_with_the_password(self, proxy, password):
+        client = proxy.connect(ClientTls())
+        client.asks_in()
+        client.proves(password, HASH)
+        if password == "entry":
+            proxy.servers[0].starts()
+            client.is_welcomed()
+        else:
+            client.receives("E FATAL 28P01")
+            assert client.closed
+
+    def test_a_client_bound_to_another_certificate_is_refused(self, proxy):
+        client = proxy.connect(ClientTls())
+        client.asks_in()
+        client.proves("entry", bytes(32))
+        client.receives("E FATAL 28000 SCRAM channel binding check failed")
+        assert client.closed
+
+    def test_a_client_that_was_not_shown_the_offer_is_refused(self, proxy):
+        client = proxy.connect(ClientTls())
+        client.asks_in()
+        client.hears()
+        client.sends_bytes(m.sasl_initial_response(b"SCRAM-SHA-256", b"y,,n=,r=nonce"))
+        client.receives("E FATAL 28000")
+
+    def test_a_client_without_tls_cannot_choose_it(self, proxy):
+        client = proxy.connect()
+        client.asks_in()
+        client.hears()
+        first = b"p=tls-server-end-point,,n=,r=nonce"
+        client.sends_bytes(m.sasl_initial_response(SCRAM_SHA_256_PLUS, first))
+        client.receives("E FATAL 08P01")
+        assert client.closed
 
 
 class TestStartupMessage:
@@ -202,11 +371,19 @@ class TestScram:
         client.receives('E FATAL 3D000 database "none" does not exist')
         assert client.closed
 
-    def test_nothing_is_asked_of_the_origin_before_authentication(self, proxy):
+    def test_a_search_path_in_the_startup_message_is_not_used_before_authentication(self, proxy):
+        asked = proxy.connect()
+        asked.asks_in()
+        asked.proves()
+        server = proxy.servers[0]
+        server.starts()
         client = proxy.connect()
         client.asks_in(search_path="evil")
+        server.receives()
         client.proves("wrong")
-        assert not proxy.servers
+        client.receives("E FATAL 28P01")
+        server.receives()
+        assert len(proxy.servers) == 1
 
     def test_the_first_response_may_come_with_the_startup_message(self, proxy):
         client = proxy.connect()
