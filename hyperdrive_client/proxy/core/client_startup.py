@@ -28,6 +28,8 @@ class Doorkeeper:
         self._verifier = ScramVerifier.from_password(settings.password)
         self._mock_seed = mock_seed
         self.demands_proof = settings.auth == "scram"
+        self.refusal: tuple[str, str] | None = None
+        """SQLSTATE and text for all who come now; cancel requests are taken all the same."""
         self.database = settings.origin.database.encode()
 
     def verifier(self, user: bytes) -> ScramVerifier:
@@ -96,6 +98,8 @@ class ClientStartup:
 
     def _begin(self, packet: StartupMessage) -> bytes:
         self.startup = packet
+        if self._doorkeeper.refusal is not None:
+            raise Refused(*self._doorkeeper.refusal)
         if not self.user:
             raise Refused("28000", "no PostgreSQL user name specified in startup packet")
         if packet.parameters.get(b"replication", b"off").lower() not in (b"off", b"false", b"0"):

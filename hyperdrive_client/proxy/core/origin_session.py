@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from enum import Enum
@@ -80,7 +81,10 @@ class OriginSession:
         self.pool = pool
         self.state = OriginState.CONNECTING
         self.since = now
-        """When it began to connect, or became idle, or began to close."""
+        """When it began to connect, became idle, was linked, abandoned or cleaned, or began to
+        close."""
+        self.retires_at = math.inf
+        """When it is too old to be lent again."""
         self.client: ClientSession | None = None
         self.handle: Any = None
         self.startup: OriginStartup | None = None
@@ -207,9 +211,10 @@ class OriginSession:
             self.send(m.query(b"ROLLBACK"))
         self._discard_all()
 
-    def cancel(self) -> None:
+    def cancel(self, requester: ClientSession | None = None) -> None:
+        """Cancel what runs; ``requester`` is the connection that asked for it, if one did."""
         self.cancels += 1
-        self.pool.effects.append(CancelOrigin(self))
+        self.pool.effects.append(CancelOrigin(self, requester))
 
     def close(self, now: float) -> None:
         """Say goodbye, and wait for the origin to close."""
@@ -228,6 +233,7 @@ class OriginSession:
 
     def abandon(self, now: float, *, vanished: bool) -> None:
         """The client is gone; see the origin connection back to rest, or close it."""
+        self.since = now
         client, self.client = self.client, None
         if self.state is OriginState.REPLAYING:
             self.dirty = True
@@ -278,6 +284,7 @@ class OriginSession:
         if self.spent:
             self.close(now)
         elif self.status != m.IDLE or self.dirty:
+            self.since = now
             self.clean()
         else:
             self.pool.offer(self, now)

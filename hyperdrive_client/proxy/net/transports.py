@@ -8,15 +8,19 @@ of two transports.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from typing import TYPE_CHECKING, cast
 
 from ...bindings.connection_string import Address
 from ..core.client_session import ClientSession
 from ..core.origin_session import OriginSession
+from .silence import Silence, keep_alive
 
 if TYPE_CHECKING:
     from .network import Network
+
+logger = logging.getLogger(__name__)
 
 # Enough for one read of the other side (256 KiB in uvloop), so that a fast reader never stops us.
 HIGH_WATER_BYTES = 256 * 1024
@@ -32,6 +36,7 @@ class Connection(asyncio.Protocol):
         self.blocked = False
         """What was written is not being read."""
         self._holds = 0
+        self._silence: Silence | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -39,9 +44,18 @@ class Connection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family != socket.AF_UNIX:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             # uvloop sets it, asyncio only on sockets made with IPPROTO_TCP by name.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            keep_alive(connection, self.network.core.settings.limits.silence_timeout)
+            self._silence = Silence(connection)
+
+    def end_if_silent(self, limit: float, now: float) -> None:
+        """Close if the peer's system has answered nothing for ``limit`` seconds."""
+        if self._silence is None or self.transport.is_closing():
+            return
+        if self._silence.seconds(now) >= limit:
+            logger.warning("%r: nothing is acknowledged for %g s, so it is closed", self, limit)
+            self.transport.abort()
 
     def hold(self, reason: int) -> None:
         """Stop reading, for one more reason."""
