@@ -28,7 +28,7 @@ FIRST_RETRY = 0.05
 LAST_RETRY = 0.5
 # Attempts that have come to nothing by then may never: what they were sent is lost, or who took it
 # is not the origin. One more is made beside them, for which the time above holds as well.
-ATTEMPT_PATIENCE = 0.8
+ATTEMPT_PATIENCE = 0.6
 # Connections opened together don't all end together.
 LIFETIME_JITTER = 0.1
 # Distinct sets of start-up settings remembered; each client program brings one or two.

@@ -507,11 +507,11 @@ class TestConnecting:
         client, server = proxy.pair()
         server.closes()
         client.sends("Q select 1")
-        proxy.later(0.7)
+        proxy.later(0.5)
         assert len(proxy.servers) == 2
         proxy.later(0.1)
         assert len(proxy.servers) == 3
-        proxy.later(0.7)
+        proxy.later(0.5)
         assert len(proxy.servers) == 3
         proxy.servers[2].starts()
         proxy.servers[2].receives("Q select 1")
