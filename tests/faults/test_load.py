@@ -27,7 +27,7 @@ CLIENTS = 8
 TELLERS = 10
 ACCOUNTS = 1000
 # Between two restarts so many transactions are committed at least.
-COMMITS = 100
+COMMITS = 200
 
 TABLES = f"""
 CREATE TABLE branch (id int PRIMARY KEY, balance bigint NOT NULL);
@@ -60,7 +60,10 @@ class Client:
         self.unknown: set[UUID] = set()
         """Failed in COMMIT."""
         self.reasons: Counter[tuple[str, str | None]] = Counter()
+        """How many transactions failed where, with which SQLSTATE."""
         self.reconnected = 0
+        self.last_words: str | None = None
+        """SQLSTATE of a FATAL error that came between two statements."""
         self.connection: Connection | None = None
 
     def run(self, ends: threading.Event) -> None:
@@ -78,9 +81,16 @@ class Client:
             self.connection = None
         try:
             self.connection = self.proxy.connect()
+            self.connection.add_notice_handler(self._hear)
+            self.last_words = None
             self.reconnected += 1
         except psycopg.OperationalError:
-            self.reasons["connect", None] += 1
+            self.reasons["connect", ""] += 1
+
+    def _hear(self, diagnostic: psycopg.errors.Diagnostic) -> None:
+        # libpq takes for a notice what comes in the same read as the end of the answer before it.
+        if diagnostic.severity_nonlocalized == "FATAL":
+            self.last_words = diagnostic.sqlstate
 
     def _transact(self, connection: Connection) -> None:
         uid = uuid4()
@@ -95,7 +105,7 @@ class Client:
                 connection.execute(statement, values)
         except psycopg.Error as error:
             self.failed.add(uid)
-            self.reasons["statement", error.sqlstate] += 1
+            self.reasons["statement", error.sqlstate or self.last_words] += 1
             if not connection.closed:
                 connection.rollback()
             return
@@ -103,7 +113,7 @@ class Client:
             connection.commit()
         except psycopg.Error as error:
             self.unknown.add(uid)
-            self.reasons["commit", error.sqlstate] += 1
+            self.reasons["commit", error.sqlstate or self.last_words] += 1
             if not connection.closed:
                 connection.rollback()
             return

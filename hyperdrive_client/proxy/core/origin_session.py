@@ -281,7 +281,7 @@ class OriginSession:
             self.pool.replayed(self, now)
 
     def _recycle(self, now: float) -> None:
-        if self.spent:
+        if self.spent or self.fatal:
             self.close(now)
         elif self.status != m.IDLE or self.dirty:
             self.since = now
@@ -421,7 +421,8 @@ class OriginSession:
             # "cached plan must not change result type": statements here are of no more use.
             self.dirty = True
         if head is None:
-            return False
+            # Right behind the end of a transaction: the client's link ends there.
+            return self.status == m.IDLE and not self.batch_open
         if head.kind in e.ENDS_IN_READY:
             if head.change is not None:
                 head.change.undo(self, failed=True)

@@ -94,13 +94,13 @@ class ClientConnection(Connection):
 
     def data_received(self, data: bytes) -> None:
         network = self.network
-        self.session.receive(data, network.now())
+        network.core.client_received(self.session, data, network.now())
         network.perform()
 
     def connection_lost(self, exc: Exception | None) -> None:
         origin = self.session.origin
         self.network.connections.discard(self)
-        self.session.lost(self.network.now())
+        self.network.core.client_lost(self.session, self.network.now())
         if origin is not None and origin.handle is not None:
             # Nobody reads the answers now; they must be read to be done with.
             origin.handle.let_go(PEER_IS_BLOCKED)
