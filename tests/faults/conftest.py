@@ -18,6 +18,7 @@ import pytest
 
 from hyperdrive_client.bindings.connection_string import Address, Origin, parse_connection_string
 from hyperdrive_client.origin import EmbeddedPostgres
+from hyperdrive_client.proxy.core.core import Core
 from hyperdrive_client.proxy.core.pool import Pool
 from hyperdrive_client.proxy.settings import Limits, Settings
 from hyperdrive_client.proxy.spawn import ProcessProxy, ThreadProxy
@@ -140,11 +141,15 @@ class Front:
         return psycopg.connect(**self.origin.libpq_parameters(), autocommit=True)  # type: ignore[arg-type]
 
     @property
-    def pool(self) -> Pool:
-        """The pool itself, which lives on another thread: for reading."""
+    def core(self) -> Core:
+        """The core itself, which lives on another thread: for reading."""
         worker = self.running._app._worker
         assert worker is not None
-        return worker.core.pool
+        return worker.core
+
+    @property
+    def pool(self) -> Pool:
+        return self.core.pool
 
     def backends(self) -> list[tuple[Any, ...]]:
         """Process id, state and query of each of the proxy's connections at the origin."""
