@@ -218,7 +218,25 @@ def demo(clients: int, limit: int, seconds: float) -> None:
 )
 @click.option("--connect-timeout", **_SECONDS, help="Opening one.  [default: 15; 0: no end]")
 @click.option("--idle-timeout", **_SECONDS, help="Keeping one unused.  [default: 600; 0: no end]")
+@click.option("--max-lifetime", **_SECONDS, help="Using one at all.  [default: 3600; 0: no end]")
+@click.option(
+    "--silence-timeout",
+    **_SECONDS,
+    help="A peer whose system answers nothing at all.  [default: 60; 0: TCP's own]",
+)
 @click.option("--statement-timeout", **_SECONDS, help="One statement.  [default: 0: no end]")
+@click.option("--transaction-timeout", **_SECONDS, help="One transaction.  [default: 0: no end]")
+@click.option(
+    "--idle-transaction-timeout",
+    **_SECONDS,
+    help="A client that is silent in a transaction.  [default: 0: no end]",
+)
+@click.option(
+    "--client-idle-timeout",
+    **_SECONDS,
+    help="A client that is silent outside of one.  [default: 0: no end]",
+)
+@click.option("--client-connection-limit", type=int, metavar="N", help="[default: 10000]")
 @click.option(
     "--drain-timeout", **_SECONDS, help="Waiting for transactions to finish.  [default: 30]"
 )

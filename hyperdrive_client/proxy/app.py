@@ -130,9 +130,9 @@ class _Worker:
             await self.network.close()
 
     def drain(self) -> None:
+        """Still listens: who wants to end a query that keeps this from ending comes that way."""
         if self._end is not None:
             return
-        self._close_server()
         self._end = self._loop.time() + self.settings.limits.drain_timeout
         self.core.drain(self.network.now())
         self.network.perform()

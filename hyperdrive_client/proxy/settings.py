@@ -19,12 +19,15 @@ LOOPBACK_HOSTS = frozenset(("127.0.0.1", "::1", "localhost"))
 class Limits:
     """Limits and time-outs of one configuration; times in seconds, 0 switches a time-out off.
 
-    The figures are Hyperdrive's ("Limits"), but for ``statement_timeout``, which is off by default
-    so that a statement may take as long as it does without a proxy.
+    The figures are Hyperdrive's ("Limits") where it has one, but for ``statement_timeout``. What
+    would end a client's work is off by default, so that it may take as long as without a proxy.
     """
 
     origin_connection_limit: int = 20
     """Connections to the origin at most, in any state."""
+    client_connection_limit: int = 10_000
+    """Connections of clients at most, in any state; without one, whoever can reach the port could
+    use up the memory with connections that never authenticate."""
     pool_timeout: float = 15.0
     """How long a client waits for an origin connection."""
     connect_timeout: float = 15.0
@@ -33,28 +36,44 @@ class Limits:
     """How long a client may take from its first byte to the end of authentication."""
     idle_timeout: float = 600.0
     """How long an origin connection may be idle before it is closed."""
+    max_lifetime: float = 3600.0
+    """How long an origin connection is used at most, for a backend's memory grows with what it has
+    seen, and a changed address is only seen by new ones. Hyperdrive states none; this is the
+    default of psycopg_pool and PgBouncer."""
+    silence_timeout: float = 60.0
+    """How long a peer's system may leave what we sent without any acknowledgement, and an origin
+    what it owes at once (the end of a cancelled query, of cleaning) without an answer. Longer than
+    a failover of the network takes, shorter than TCP's own 15 minutes, or two hours when idle.
+    A peer that is alive and does not read is not silent."""
     statement_timeout: float = 0.0
     """How long the origin lets a statement run."""
+    transaction_timeout: float = 0.0
+    """How long a client may keep an origin connection for one transaction, or one statement
+    outside of any."""
+    idle_transaction_timeout: float = 0.0
+    """How long a client may leave a transaction open without a word."""
+    client_idle_timeout: float = 0.0
+    """How long a client outside of a transaction may be without a word."""
     drain_timeout: float = 30.0
     """How long a proxy that is told to end waits for transactions to finish; 0 ends at once."""
     prepared_statements: int = 200
     """Named statements kept at each origin connection."""
 
     def __post_init__(self) -> None:
-        if self.origin_connection_limit < 1:
-            raise ConfigurationError(
-                f"origin_connection_limit is {self.origin_connection_limit}: at least 1 is needed"
-            )
-        if self.prepared_statements < 1:
-            raise ConfigurationError(
-                f"prepared_statements is {self.prepared_statements}: at least 1 is needed"
-            )
+        for name in ("origin_connection_limit", "client_connection_limit", "prepared_statements"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} is {getattr(self, name)}: at least 1 is needed")
         for name in (
             "pool_timeout",
             "connect_timeout",
             "login_timeout",
             "idle_timeout",
+            "max_lifetime",
+            "silence_timeout",
             "statement_timeout",
+            "transaction_timeout",
+            "idle_transaction_timeout",
+            "client_idle_timeout",
             "drain_timeout",
         ):
             if not 0 <= getattr(self, name) < 1e9:

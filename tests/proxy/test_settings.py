@@ -13,8 +13,8 @@ from hyperdrive_client.proxy.settings import Limits, Settings
 
 ORIGIN = Origin((Address("db.example.com"),), "app", "shop", "origin secret")
 SETTINGS = Settings(ORIGIN, "client", "client secret")
-TIMES = [field.name for field in fields(Limits) if field.name.endswith("_timeout")]
-COUNTS = ["origin_connection_limit", "prepared_statements"]
+TIMES = [field.name for field in fields(Limits) if field.type == "float"]
+COUNTS = [field.name for field in fields(Limits) if field.type == "int"]
 
 
 def test_the_limits_are_hyperdrives_but_for_the_statement_timeout() -> None:
@@ -22,6 +22,12 @@ def test_the_limits_are_hyperdrives_but_for_the_statement_timeout() -> None:
     assert (limits.origin_connection_limit, limits.prepared_statements) == (20, 200)
     assert (limits.pool_timeout, limits.connect_timeout, limits.login_timeout) == (15, 15, 15)
     assert (limits.idle_timeout, limits.statement_timeout) == (600, 0)
+
+
+def test_nothing_ends_a_clients_work_unasked() -> None:
+    limits = Limits()
+    assert (limits.transaction_timeout, limits.idle_transaction_timeout) == (0, 0)
+    assert limits.client_idle_timeout == 0
 
 
 @pytest.mark.parametrize("name", TIMES)
@@ -43,6 +49,7 @@ def test_a_count_is_at_least_one(name: str) -> None:
 
 def test_every_limit_is_one_of_these() -> None:
     assert {field.name for field in fields(Limits)} == {*TIMES, *COUNTS}
+    assert "idle_timeout" in TIMES
 
 
 @pytest.mark.parametrize("port", [0, 1, 65535])

@@ -142,6 +142,8 @@ class ClientSession:
         self.effects = core.effects
         self.state = ClientState.STARTUP
         self.since = now
+        self.active_at = now
+        """When something last came from it, or for it."""
         self.handle: Any = None
         self.startup: ClientStartup | None = ClientStartup(core.doorkeeper)
         self.process_id = 0
@@ -254,7 +256,7 @@ class ClientSession:
             self.close(now)
 
     def cancel(self, now: float) -> OriginSession | None:
-        """Cancel what the session is doing; the origin connection where that takes a request."""
+        """End its waiting, or give the origin connection at which it has something to cancel."""
         if self.state is _WAITING:
             self.pool.leave(self)
             if self.origin is not None:
@@ -262,7 +264,6 @@ class ClientSession:
                 self.origin = None
             self.link_failed(_CANCELLED, now)
         elif self.state in _HAS_LINK and self.origin is not None and self.origin.expected:
-            self.origin.cancel()
             return self.origin
         return None
 

@@ -50,6 +50,8 @@ class Doorkeeper:
         self.demands_tls = settings.ssl == "require"
         self.clientcert = settings.clientcert
         self.channel_binding: bytes | None = None
+        self.refusal: tuple[str, str] | None = None
+        """SQLSTATE and text for all who come now; cancel requests are taken all the same."""
         self.database = settings.origin.database.encode()
 
     def verifier(self, user: bytes) -> ScramVerifier:
@@ -127,6 +129,8 @@ class ClientStartup:
 
     def _begin(self, packet: StartupMessage) -> bytes:
         self.startup = packet
+        if self._doorkeeper.refusal is not None:
+            raise Refused(*self._doorkeeper.refusal)
         if not self.user:
             raise Refused("28000", "no PostgreSQL user name specified in startup packet")
         if packet.parameters.get(b"replication", b"off").lower() not in (b"off", b"false", b"0"):

@@ -14,11 +14,15 @@ from .client_startup import ClientTls, Doorkeeper
 from .effects import AbortOrigin, CloseClient, Effect
 from .origin_session import OriginSession, OriginState
 from .origin_startup import ConnectFailure
+from .overdue import overdue_links, overdue_sessions
 from .pool import Pool
 
 # Process ids that we give out lie above every operating system's, so none names a real backend.
 FIRST_PROCESS_ID = (1 << 22) + 1
 LAST_PROCESS_ID = (1 << 31) - 1
+
+# Seconds until another cancel: one that came before its query, or got lost, changed nothing.
+CANCEL_AGAIN = 1.0
 
 _ENDED = (OriginState.CLOSING, OriginState.CLOSED)
 
@@ -39,7 +43,9 @@ class Core:
         self.draining = False
         self._by_process_id: dict[int, ClientSession] = {}
         self._next_process_id = FIRST_PROCESS_ID
-        self._cancelling: dict[OriginSession, list[ClientSession]] = {}
+        self._cancelling: dict[OriginSession, set[ClientSession]] = {}
+        self._abandoned: dict[OriginSession, float] = {}
+        """Where a client's work still runs although it has vanished; when that was cancelled."""
 
     @property
     def at_rest(self) -> bool:
@@ -53,13 +59,27 @@ class Core:
         assert client.startup is not None
         client.startup.tls = tls
         self.clients.add(client)
+        self._decide_refusal()
         return client
 
+    def _decide_refusal(self) -> None:
+        """Who may not come in is told so when it has said what it wants, as PostgreSQL does."""
+        refusal = None
+        if self.draining:
+            refusal = "57P03", "the database system is shutting down"
+        elif len(self.clients) > self.settings.limits.client_connection_limit:
+            refusal = "53300", "sorry, too many clients already"
+        self.doorkeeper.refusal = refusal
+
     def client_received(self, client: ClientSession, data: bytes, now: float) -> None:
+        client.active_at = now
         client.receive(data, now)
 
     def client_lost(self, client: ClientSession, now: float) -> None:
+        origin = client.origin
         client.lost(now)
+        if origin is not None and origin.state is OriginState.DRAINING:
+            self._abandoned[origin] = now
 
     def admit(self, client: ClientSession, minor: int) -> None:
         """Give an authenticated client its process id and cancel key."""
@@ -74,6 +94,7 @@ class Core:
     def forget(self, client: ClientSession) -> None:
         self.clients.discard(client)
         self._by_process_id.pop(client.process_id, None)
+        self._decide_refusal()
 
     def cancel(self, requester: ClientSession, request: CancelRequest, now: float) -> None:
         """Cancel what the named session does, if the key fits; the requester hears nothing.
@@ -87,7 +108,8 @@ class Core:
         if origin is None:
             requester.close(now)
         else:
-            self._cancelling.setdefault(origin, []).append(requester)
+            self._cancelling.setdefault(origin, set()).add(requester)
+            origin.cancel(requester)
 
     def knows(self, process_id: int) -> bool:
         """Whether we gave this process id to a client that is still here."""
@@ -99,11 +121,11 @@ class Core:
         if client is None:
             return
         if terminates:
-            client.send(SHUTTING_DOWN)
-            client.lost(now)
-            self.effects.append(CloseClient(client))
+            self._terminate(client, SHUTTING_DOWN, now)
         else:
-            client.cancel(now)
+            origin = client.cancel(now)
+            if origin is not None:
+                origin.cancel()
 
     # Origins.
 
@@ -133,6 +155,8 @@ class Core:
     def origin_received(self, origin: OriginSession, data: bytes, now: float) -> None:
         if origin.state in _ENDED:
             return
+        if origin.client is not None:
+            origin.client.active_at = now
         try:
             origin.receive(data, now)
         except OriginProtocolError as error:
@@ -147,37 +171,65 @@ class Core:
 
     def origin_lost(self, origin: OriginSession, now: float) -> None:
         self.pool.lost(origin, now)
-        self._end_cancels(origin, now)
+        for requester in self._cancelling.pop(origin, ()):
+            _dismiss(requester, now)
 
-    def cancel_done(self, origin: OriginSession, now: float) -> None:
-        """A CancelRequest was delivered, or could not be."""
+    def cancel_done(
+        self, origin: OriginSession, now: float, requester: ClientSession | None = None
+    ) -> None:
+        """A CancelRequest was delivered, or could not be; ``requester`` had asked for it."""
         origin.cancels -= 1
-        self._end_cancels(origin, now)
+        if requester is not None:
+            self._cancelling.get(origin, set()).discard(requester)
+            _dismiss(requester, now)
         if origin.state not in _ENDED:
             origin.settle(now)
-
-    def _end_cancels(self, origin: OriginSession, now: float) -> None:
-        for requester in self._cancelling.pop(origin, ()):
-            if requester.state is ClientState.CANCELLING:
-                requester.close(now)
 
     # Time and end.
 
     def tick(self, now: float) -> None:
         """What is due by time alone; call it several times a second."""
+        limits = self.settings.limits
+        for overdue in (
+            *overdue_links(self.pool.origins, limits, now),
+            *overdue_sessions(self.clients, limits, now),
+        ):
+            self._terminate(*overdue, now)
+        self._cancel_again(now)
         self.pool.tick(now)
-        timeout = self.settings.limits.login_timeout
+        timeout = limits.login_timeout
         if timeout:
             for client in [c for c in self.clients if c.startup is not None]:
                 if now - client.since >= timeout:
                     # As PostgreSQL does: who does not authenticate is told nothing.
                     client.close(now)
 
+    def _terminate(self, client: ClientSession, response: bytes, now: float) -> None:
+        """End a session of which nothing more is wanted: cancel, and roll back."""
+        if client.origin is None or not client.origin.mid_message:
+            client.send(response)
+        self.effects.append(CloseClient(client))
+        self.client_lost(client, now)
+
+    def _cancel_again(self, now: float) -> None:
+        """See the work of clients that have vanished ended, or its connections."""
+        patience = self.settings.limits.silence_timeout
+        for origin, cancelled in list(self._abandoned.items()):
+            if origin.state is not OriginState.DRAINING or not origin.expected:
+                del self._abandoned[origin]
+            elif 0 < patience <= now - origin.since:
+                origin.abort(now)
+            elif not origin.cancels and now - cancelled >= CANCEL_AGAIN:
+                self._abandoned[origin] = now
+                origin.cancel()
+
     def drain(self, now: float) -> None:
         """Refuse new work, let transactions finish, then close what is left."""
         self.draining = True
+        self._decide_refusal()
         for client in list(self.clients):
-            client.shut_down(now)
+            if client.state is not ClientState.CANCELLING:
+                client.shut_down(now)
         self.pool.close(now)
 
     def stop(self, now: float) -> None:
@@ -193,3 +245,9 @@ class Core:
     @staticmethod
     def _after(process_id: int) -> int:
         return process_id + 1 if process_id < LAST_PROCESS_ID else FIRST_PROCESS_ID
+
+
+def _dismiss(requester: ClientSession, now: float) -> None:
+    """Close the connection of whoever asked for a cancel, unless it is gone already."""
+    if requester.state is ClientState.CANCELLING:
+        requester.close(now)

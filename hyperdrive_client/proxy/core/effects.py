@@ -67,6 +67,7 @@ class CancelOrigin(NamedTuple):
     """Send a CancelRequest on a connection of its own; when that is closed, ``cancel_done``."""
 
     origin: OriginSession
+    requester: ClientSession | None = None
 
 
 Effect = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from enum import Enum
@@ -97,7 +98,10 @@ class OriginSession:
         self.pool = pool
         self.state = OriginState.CONNECTING
         self.since = now
-        """When it began to connect, or became idle, or began to close."""
+        """When it began to connect, became idle, was linked, abandoned or cleaned, or began to
+        close."""
+        self.retires_at = math.inf
+        """When it is too old to be lent again."""
         self.client: ClientSession | None = None
         self.handle: Any = None
         self.startup: OriginStartup | None = None
@@ -344,9 +348,10 @@ class OriginSession:
         self.pool.move(self, OriginState.ENDING)
         self.send(text)
 
-    def cancel(self) -> None:
+    def cancel(self, requester: ClientSession | None = None) -> None:
+        """Cancel what runs; ``requester`` is the connection that asked for it, if one did."""
         self.cancels += 1
-        self.pool.effects.append(CancelOrigin(self))
+        self.pool.effects.append(CancelOrigin(self, requester))
 
     def close(self, now: float) -> None:
         """Say goodbye, and wait for the origin to close."""
@@ -365,6 +370,7 @@ class OriginSession:
 
     def abandon(self, now: float, *, vanished: bool) -> None:
         """The client is gone; see the origin connection back to rest, or close it."""
+        self.since = now
         client, self.client = self.client, None
         if (
             self.state is OriginState.REPLAYING
@@ -428,9 +434,10 @@ class OriginSession:
             self.pool.replayed(self, now)
 
     def _recycle(self, now: float) -> None:
-        if self.spent:
+        if self.spent or self.fatal:
             self.close(now)
         elif self.status != m.IDLE or self.dirty:
+            self.since = now
             self.clean()
         else:
             self.pool.offer(self, now)
@@ -616,7 +623,8 @@ class OriginSession:
     def _error(self, head: Expected | None, body: bytes, now: float) -> bool:
         """Whether the error is ours alone."""
         if head is None:
-            return False
+            # Right behind the end of a transaction: the client's link ends there.
+            return self.status == m.IDLE and not self.batch_open
         if head.kind in e.ENDS_IN_READY:
             if head.change is not None:
                 head.change.undo(self, failed=True)

@@ -23,14 +23,19 @@ NO_SLOT = ConnectFailure("58000", "Failed to acquire a connection from the pool.
 LOST = ConnectFailure("08006", "The connection to the origin was lost.", True)
 
 # After a failed attempt: doubled each time, with jitter, so that many proxies don't knock at once.
+# The last, a tick and the attempt itself make less than a second, so that those who wait are served
+# within one of when the origin accepts again.
 FIRST_RETRY = 0.05
-LAST_RETRY = 1.0
+LAST_RETRY = 0.5
+# Attempts that have come to nothing by then may never: what they were sent is lost, or who took it
+# is not the origin. One more is made beside them, for which the time above holds as well.
+ATTEMPT_PATIENCE = 0.6
+# Connections opened together don't all end together.
+LIFETIME_JITTER = 0.1
 # Distinct sets of start-up settings remembered; each client program brings one or two.
 MAX_PROFILES = 256
 # An origin that was told goodbye is given this long to close.
 CLOSE_TIMEOUT = 5.0
-# A client is gone and its query runs on: it is cancelled again after this.
-CANCEL_AGAIN = 1.0
 
 # Looking a member up in its class costs more than all else that is done with it here.
 _IDLE, _LINKED, _CLOSED = OriginState.IDLE, OriginState.LINKED, OriginState.CLOSED
@@ -99,7 +104,13 @@ class Pool:
         self.default_reported = origin.reported
         self.last_failure = None
         self._retry_after = FIRST_RETRY
+        lifetime = self.settings.limits.max_lifetime
+        if lifetime:
+            origin.retires_at = now + lifetime * random.uniform(1 - LIFETIME_JITTER, 1)
         self.offer(origin, now)
+        # One attempt was enough to find out; now for all who wait.
+        self._retry_at = now
+        self._grow(now)
 
     def connect_failed(self, origin: OriginSession, failure: ConnectFailure, now: float) -> None:
         """An attempt came to nothing. The waiting are told at once where waiting can't help."""
@@ -152,16 +163,14 @@ class Pool:
             for origin in self.origins
         )
 
-    def _coming(self) -> int:
-        """How many connections are being opened."""
-        return sum(
-            origin.state in (OriginState.CONNECTING, OriginState.STARTING)
-            for origin in self.origins
-        )
+    def _coming(self) -> list[OriginSession]:
+        """The connections that are being opened."""
+        opening = (OriginState.CONNECTING, OriginState.STARTING)
+        return [origin for origin in self.origins if origin.state in opening]
 
     def offer(self, origin: OriginSession, now: float) -> None:
         """An origin connection is free: to the first who waits, else it is idle."""
-        if self.closing:
+        if self.closing or now >= origin.retires_at:
             origin.close(now)
             return
         for index, client in enumerate(self.waiting):
@@ -217,6 +226,7 @@ class Pool:
         origin.served = client.process_id
         origin.begin_link()
         client.wanted = None
+        origin.since = now
         if origin.settings != client.settings:
             self.move(origin, OriginState.REPLAYING)
             client.link(origin, now, ready=False)
@@ -298,9 +308,13 @@ class Pool:
             return
         # While the origin can't be reached, one attempt at a time is enough to find out.
         wanted = 1 if self.last_failure is not None else len(self.waiting)
-        wanted = min(wanted, len(self.waiting))
+        coming = self._coming()
+        missing = min(wanted, len(self.waiting)) - len(coming)
+        known = self.default_reported is not None
+        if known and self.waiting and all(now - o.since >= ATTEMPT_PATIENCE for o in coming):
+            missing = max(missing, 1)
         room = self.settings.limits.origin_connection_limit - len(self.origins)
-        for _ in range(min(wanted - self._coming(), room)):
+        for _ in range(min(missing, room)):
             origin = OriginSession(self, now)
             self.origins.add(origin)
             self.effects.append(ConnectOrigin(origin))
@@ -345,24 +359,29 @@ class Pool:
             failure = NO_SLOT if self._in_use() else self.last_failure or NO_SLOT
             self.waiting.popleft().link_failed(failure, now)
         for origin in list(self.origins):
-            age = now - origin.since
-            if origin.state is _IDLE:
-                if limits.idle_timeout and age >= limits.idle_timeout:
+            self._expire(origin, now)
+        self._grow(now)
+
+    def _expire(self, origin: OriginSession, now: float) -> None:
+        """End what has taken too long."""
+        limits = self.settings.limits
+        age = now - origin.since
+        match origin.state:
+            case OriginState.IDLE:
+                if 0 < limits.idle_timeout <= age or now >= origin.retires_at:
                     origin.close(now)
-            elif origin.state in (OriginState.CONNECTING, OriginState.STARTING):
-                if limits.connect_timeout and age >= limits.connect_timeout:
+            case OriginState.CONNECTING | OriginState.STARTING:
+                if 0 < limits.connect_timeout <= age:
                     failure = ConnectFailure(
                         "58000", "Server connection attempt failed: timeout", True
                     )
                     self.connect_failed(origin, failure, now)
-            elif origin.state is OriginState.DRAINING:
-                if origin.expected and not origin.cancels and age >= CANCEL_AGAIN:
-                    # The first may have come before what it was meant for had begun.
-                    origin.since = now
-                    origin.cancel()
-            elif origin.state is OriginState.CLOSING and age >= CLOSE_TIMEOUT:
-                self.effects.append(AbortOrigin(origin))
-        self._grow(now)
+            case OriginState.REPLAYING | OriginState.CLEANING:
+                if 0 < limits.silence_timeout <= age:
+                    self.effects.append(AbortOrigin(origin))
+            case OriginState.CLOSING:
+                if age >= CLOSE_TIMEOUT:
+                    self.effects.append(AbortOrigin(origin))
 
     def close(self, now: float) -> None:
         """No new links; the idle are closed now, the others when they are free."""

@@ -11,6 +11,7 @@ from typing import Any, cast
 from ...bindings.connection_string import Address
 from ...protocol import messages as m
 from ...protocol.startup import CANCEL_REQUEST_CODE
+from ..core.client_session import ClientSession
 from ..core.core import Core
 from ..core.effects import (
     AbortOrigin,
@@ -41,6 +42,9 @@ LAST_WORDS_SECONDS = 5.0
 CANCEL_TIMEOUT_SECONDS = 5.0
 # How long clients may take to read their last words when the proxy ends.
 CLOSE_SECONDS = 0.5
+# How long the origin may take then to be told that their queries are cancelled.
+CLOSE_CANCELS_SECONDS = 2.0
+SILENCE_CHECK_SECONDS = 1.0
 
 
 class Network:
@@ -52,6 +56,8 @@ class Network:
         self.now = loop.time
         self.connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._cancels: set[asyncio.Task[None]] = set()
+        self._silence_checked = 0.0
         self._performing = False
         self._ticking = loop.call_later(TICK_SECONDS, self._tick)
 
@@ -90,24 +96,27 @@ class Network:
                         case ResumeClient(client):
                             client.handle.let_go(CORE_HAS_ENOUGH)
                         case ConnectOrigin(origin):
-                            self._start(self._connect(origin))
+                            self._start(self._connect(origin), self._tasks)
                         case CloseOrigin(origin):
                             origin.handle.let_go(PEER_IS_BLOCKED)
                         case AbortOrigin(origin):
                             if origin.handle is not None:
                                 origin.handle.transport.abort()
-                        case CancelOrigin(origin):
-                            self._start(self._cancel(origin))
+                        case CancelOrigin(origin, requester):
+                            self._start(self._cancel(origin, requester), self._cancels)
         finally:
             self._performing = False
 
     async def close(self) -> None:
         """Close what is open, last words first, and wait until it is."""
         self._ticking.cancel()
-        for task in self._tasks:
+        if self._cancels:
+            await asyncio.wait(self._cancels, timeout=CLOSE_CANCELS_SECONDS)
+        left = self._tasks | self._cancels
+        for task in left:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if left:
+            await asyncio.wait(left)
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._all_closed()
@@ -120,19 +129,33 @@ class Network:
         while self.connections:  # noqa: ASYNC110 - once in a proxy's life
             await asyncio.sleep(0.001)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
         task = self.loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     def _tick(self) -> None:
         self._ticking = self.loop.call_later(TICK_SECONDS, self._tick)
-        self.core.tick(self.now())
+        now = self.now()
+        self.core.tick(now)
         self.perform()
+        if now - self._silence_checked >= SILENCE_CHECK_SECONDS:
+            self._silence_checked = now
+            self._end_silent(now)
         for origin in self.core.pool.origins:
             # Its link may have ended without a word to the origin while its client was blocked.
             if origin.handle is not None and not _client_is_blocked(origin):
                 origin.handle.let_go(PEER_IS_BLOCKED)
+
+    def _end_silent(self, now: float) -> None:
+        """Of those whose silence costs an origin connection; the others have keepalive."""
+        limit = self.core.settings.limits.silence_timeout
+        if not limit:
+            return
+        for origin in self.core.pool.origins:
+            for session in (origin, origin.client):
+                if session is not None and session.handle is not None:
+                    session.handle.end_if_silent(limit, now)
 
     def _close(self, connection: ClientConnection) -> None:
         connection.transport.close()
@@ -156,7 +179,7 @@ class Network:
             self.core.origin_connect_failed(origin, error.failure, self.now())
             self.perform()
 
-    async def _cancel(self, origin: OriginSession) -> None:
+    async def _cancel(self, origin: OriginSession, requester: ClientSession | None) -> None:
         """Deliver a CancelRequest; PostgreSQL closes the connection when it has acted on it."""
         handle: OriginConnection = origin.handle
         request = m.INT32.pack(CANCEL_REQUEST_CODE) + m.INT32.pack(origin.process_id)
@@ -179,7 +202,7 @@ class Network:
             if canceller.transport is not None:
                 canceller.transport.abort()
             with contextlib.suppress(RuntimeError):
-                self.core.cancel_done(origin, self.now())
+                self.core.cancel_done(origin, self.now(), requester)
                 self.perform()
 
 

@@ -8,6 +8,7 @@ of two transports.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from typing import TYPE_CHECKING, cast
 
@@ -15,9 +16,12 @@ from ...bindings.connection_string import Address
 from ..core.client_session import ClientSession
 from ..core.origin_session import OriginSession
 from .tls import client_tls
+from .silence import Silence, keep_alive
 
 if TYPE_CHECKING:
     from .network import Network
+
+logger = logging.getLogger(__name__)
 
 # Enough for one read of the other side (256 KiB in uvloop), so that a fast reader never stops us.
 HIGH_WATER_BYTES = 256 * 1024
@@ -33,6 +37,7 @@ class Connection(asyncio.Protocol):
         self.blocked = False
         """What was written is not being read."""
         self._holds = 0
+        self._silence: Silence | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -40,9 +45,18 @@ class Connection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family != socket.AF_UNIX:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             # uvloop sets it, asyncio only on sockets made with IPPROTO_TCP by name.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            keep_alive(connection, self.network.core.settings.limits.silence_timeout)
+            self._silence = Silence(connection)
+
+    def end_if_silent(self, limit: float, now: float) -> None:
+        """Close if the peer's system has answered nothing for ``limit`` seconds."""
+        if self._silence is None or self.transport.is_closing():
+            return
+        if self._silence.seconds(now) >= limit:
+            logger.warning("%r: nothing is acknowledged for %g s, so it is closed", self, limit)
+            self.transport.abort()
 
     def hold(self, reason: int) -> None:
         """Stop reading, for one more reason."""
@@ -94,13 +108,13 @@ class ClientConnection(Connection):
 
     def data_received(self, data: bytes) -> None:
         network = self.network
-        self.session.receive(data, network.now())
+        network.core.client_received(self.session, data, network.now())
         network.perform()
 
     def connection_lost(self, exc: Exception | None) -> None:
         origin = self.session.origin
         self.network.connections.discard(self)
-        self.session.lost(self.network.now())
+        self.network.core.client_lost(self.session, self.network.now())
         if origin is not None and origin.handle is not None:
             # Nobody reads the answers now; they must be read to be done with.
             origin.handle.let_go(PEER_IS_BLOCKED)

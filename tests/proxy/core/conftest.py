@@ -296,6 +296,8 @@ class Server(Peer):
         self.startup: dict[bytes, bytes] = {}
         self.cancels = 0
         """Cancel requests that the proxy has to deliver."""
+        self.requesters: list[ClientSession | None] = []
+        """Who asked for them, first come first."""
         self.aborted = False
         self.closing = False
 
@@ -348,9 +350,10 @@ class Server(Peer):
         self.proxy.core.origin_lost(self.session, self.proxy.now)
         self.proxy.perform()
 
-    def cancel_is_done(self) -> None:
+    def cancel_is_done(self, which: int = 0) -> None:
         self.cancels -= 1
-        self.proxy.core.cancel_done(self.session, self.proxy.now)
+        requester = self.requesters.pop(which)
+        self.proxy.core.cancel_done(self.session, self.proxy.now, requester)
         self.proxy.perform()
 
     def obliges(self, status: str = "I") -> list[str]:
@@ -457,8 +460,9 @@ class Proxy:
                     session.handle.closing = True
                 case do.AbortOrigin(session):
                     session.handle.aborted = True
-                case do.CancelOrigin(session):
+                case do.CancelOrigin(session, requester):
                     session.handle.cancels += 1
+                    session.handle.requesters.append(requester)
         effects.clear()
         self.check()
 

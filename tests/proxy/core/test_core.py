@@ -46,6 +46,17 @@ class TestCancel:
         assert one.closed
         assert two.closed
 
+    def test_each_requester_waits_for_its_own(self, proxy):
+        client, server = proxy.pair()
+        client.sends("Q select")
+        one, two, gone = (client.cancel_request() for _ in range(3))
+        gone.vanishes()
+        server.cancel_is_done(1)
+        assert (one.closed, two.closed) == (False, True)
+        server.cancel_is_done()
+        assert one.closed
+        server.cancel_is_done()
+
     @pytest.mark.parametrize("key", [b"", b"\x00", b"\x00\x00\x00\x00", b"x" * 256])
     def test_a_wrong_key_does_nothing(self, proxy, key):
         client, server = proxy.pair()
@@ -207,8 +218,24 @@ class TestDrain:
         proxy.perform()
         client = proxy.connect()
         client.asks_in()
-        client.receives("R 0", "E FATAL 57P01")
+        client.receives("E FATAL 57P03 the database system is shutting down")
         assert client.closed
+
+    def test_a_cancel_that_comes_later_is_taken(self, proxy):
+        client, server = proxy.pair()
+        client.sends("Q select")
+        under_way = client.cancel_request()
+        proxy.core.drain(proxy.now)
+        proxy.perform()
+        later = client.cancel_request()
+        assert server.cancels == 2
+        assert (under_way.closed, later.closed) == (False, False)
+        server.cancel_is_done()
+        server.cancel_is_done()
+        under_way.receives()
+        later.receives()
+        assert under_way.closed
+        assert later.closed
 
     def test_who_asks_for_a_link_when_it_is_too_late(self, proxy):
         client, _ = proxy.pair()

@@ -410,3 +410,29 @@ class TestHostile:
         server.aborted = False
         server.sends("1", "Z I", "C X")
         assert server.state == "closing"
+
+
+@pytest.mark.parametrize("feeding", ["whole"])
+class TestGoodbye:
+    """An origin that ends a connection right behind the end of a transaction."""
+
+    def test_the_client_whose_transaction_is_over_is_not_told(self, proxy):
+        client, server = proxy.linked()
+        client.sends("Q commit")
+        server.sends("C COMMIT", "Z I", "E FATAL 57P01 terminating connection")
+        client.receives("C COMMIT", "Z I")
+        assert client.state == "idle"
+
+    def test_the_connection_is_not_lent_any_more(self, start):
+        proxy = start(origin_connection_limit=1)
+        first, server = proxy.linked()
+        second = proxy.client()
+        second.sends("Q select 1")
+        first.sends("Q commit")
+        server.hears()
+        server.sends("C COMMIT", "Z I", "E FATAL 57P01 terminating connection")
+        server.receives("X")
+        server.closes()
+        proxy.servers[1].starts()
+        proxy.servers[1].receives("Q select 1")
+        assert not second.closed

@@ -483,7 +483,7 @@ class TestConnecting:
             while len(proxy.servers) == made:
                 proxy.later(0.005)
             pauses.append(proxy.now - before)
-        for pause, longest in zip(pauses, (0.05, 0.1, 0.2, 0.4, 0.8, 1, 1, 1), strict=True):
+        for pause, longest in zip(pauses, (0.05, 0.1, 0.2, 0.4, 0.5, 0.5, 0.5, 0.5), strict=True):
             assert longest / 2 - 0.001 <= pause <= longest + 0.006
 
     def test_one_attempt_at_a_time_while_the_origin_is_away(self, proxy):
@@ -495,12 +495,38 @@ class TestConnecting:
         assert len(proxy.servers) == 5
         for attempt in proxy.servers[1:]:
             attempt.cannot_be_reached()
-        proxy.later(1)
-        proxy.later(1)
+        proxy.later(0.5)
+        proxy.later(0.2)
         assert len(proxy.servers) == 6
         proxy.servers[5].starts()
+        # The first has this one; at once there are as many more as still wait.
+        assert len(proxy.servers) == 9
+
+    def test_an_attempt_without_an_answer_gets_company(self, start):
+        proxy = start(origin_connection_limit=3)
+        client, server = proxy.pair()
+        server.closes()
+        client.sends("Q select 1")
+        proxy.later(0.5)
+        assert len(proxy.servers) == 2
         proxy.later(0.1)
-        assert len(proxy.servers) > 6
+        assert len(proxy.servers) == 3
+        proxy.later(0.5)
+        assert len(proxy.servers) == 3
+        proxy.servers[2].starts()
+        proxy.servers[2].receives("Q select 1")
+        # Nobody waits any more.
+        proxy.later(5)
+        assert len(proxy.servers) == 3
+
+    def test_the_company_keeps_to_the_limit(self, start):
+        proxy = start(origin_connection_limit=2)
+        client, server = proxy.pair()
+        server.closes()
+        client.sends("Q select 1")
+        for _ in range(5):
+            proxy.later(1)
+        assert len(proxy.servers) == 3
 
     def test_who_waits_too_long_hears_why(self, proxy):
         client, server = proxy.pair()
@@ -541,6 +567,67 @@ class TestConnecting:
         assert server.hears_bytes() == b"p\x00\x00\x00\x0bsecret\x00"
 
 
+class TestLifetime:
+    def test_an_idle_connection_that_is_too_old_is_closed(self, start):
+        proxy = start(max_lifetime=100, idle_timeout=0)
+        _, server = proxy.pair()
+        proxy.later(89.9)
+        assert server.state == "idle"
+        proxy.later(10.1)
+        server.receives("X")
+
+    def test_a_transaction_is_let_finish_and_who_waits_gets_a_new_one(self, start):
+        proxy = start(max_lifetime=100, origin_connection_limit=1)
+        client, server = proxy.linked()
+        proxy.later(90)
+        other = proxy.client()
+        other.sends("Q select 1")
+        proxy.later(10)
+        client.sends("Q commit")
+        server.receives("Q commit")
+        server.sends("C COMMIT", "Z I")
+        client.receives("C COMMIT", "Z I")
+        server.receives("X")
+        server.closes()
+        proxy.servers[1].starts()
+        proxy.servers[1].receives("Q select 1")
+
+    def test_they_do_not_all_end_at_once(self, start):
+        proxy = start(max_lifetime=1000, origin_connection_limit=20)
+        proxy.pair()
+        for _ in range(20):
+            proxy.client().sends("Q select 1")
+        for server in proxy.servers[1:]:
+            server.starts()
+        ends = {server.session.retires_at - proxy.now for server in proxy.servers}
+        assert len(ends) == 20
+        assert all(900 <= end <= 1000 for end in ends)
+
+
+class TestSilence:
+    """An origin connection that owes an answer at once and does not give it."""
+
+    def test_one_that_is_not_cleaned_in_time_is_closed(self, start):
+        proxy = start(silence_timeout=60)
+        client, server = proxy.linked()
+        proxy.later(1000)
+        client.vanishes()
+        proxy.later(59)
+        assert not server.aborted
+        proxy.later(1)
+        assert server.aborted
+
+    def test_a_client_whose_settings_are_not_in_force_in_time_is_told(self, start):
+        proxy = start(silence_timeout=10)
+        _, server = proxy.pair()
+        zoned = proxy.connect()
+        zoned.asks_in(TimeZone="UTC")
+        proxy.later(10)
+        assert server.aborted
+        server.closes()
+        assert "E FATAL 08006 The connection to the origin was lost." in zoned.hears()
+
+
 class TestIdle:
     def test_an_idle_connection_is_closed_in_time(self, proxy):
         _, server = proxy.pair()
@@ -553,7 +640,7 @@ class TestIdle:
         assert not proxy.core.pool.origins
 
     def test_never_if_there_is_no_time_out(self, start):
-        proxy = start(idle_timeout=0)
+        proxy = start(idle_timeout=0, max_lifetime=0)
         _, server = proxy.pair()
         proxy.later(1_000_000)
         assert server.state == "idle"
