@@ -14,10 +14,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from hyperdrive_client.proxy import spawn
+from hyperdrive_client.proxy.core import core
 from hyperdrive_client.proxy.core.client_session import ClientSession
 from hyperdrive_client.proxy.core.effects import ConnectOrigin, Effect
 from hyperdrive_client.proxy.core.origin_session import OriginSession, OriginState
@@ -26,54 +26,48 @@ from hyperdrive_client.proxy.settings import Settings
 
 COUNTERS = ("link_seconds", "pinned_seconds", "pins")
 
-_pools: list[Pool] = []
-_links: list[tuple[float, int]] = []
-_create: Callable[[Pool, Settings, list[Effect]], None] = Pool.__init__
-_acquire, _move, _tick = Pool.acquire, Pool.move, Pool.tick
+pools: list[RotatingPool] = []
 
 
-def create(pool: Pool, settings: Settings, effects: list[Effect]) -> None:
-    _create(pool, settings, effects)
-    _pools.append(pool)
+class RotatingPool(Pool):
+    """A pool whose origin connections take turns; ``links`` is for the report."""
 
+    def __init__(self, settings: Settings, effects: list[Effect]) -> None:
+        super().__init__(settings, effects)
+        self.links: list[tuple[float, int]] = []
+        pools.append(self)
 
-def acquire(pool: Pool, client: ClientSession, now: float) -> bool:
-    """As ``Pool.acquire``, while the one idle longest is the only one in sight."""
-    others, pool.idle = pool.idle[1:], pool.idle[:1]
-    try:
-        return _acquire(pool, client, now)
-    finally:
-        pool.idle += others
+    def acquire(self, client: ClientSession, now: float) -> bool:
+        """Link as usual, while the one idle longest is the only one in sight."""
+        others, self.idle = self.idle[1:], self.idle[:1]
+        try:
+            return super().acquire(client, now)
+        finally:
+            self.idle += others
 
+    def move(self, origin: OriginSession, state: OriginState) -> None:
+        super().move(origin, state)
+        number = sum(origin.client is not None for origin in self.origins)
+        if not self.links or self.links[-1][1] != number:
+            self.links.append((time.monotonic(), number))
 
-def move(pool: Pool, origin: OriginSession, state: OriginState) -> None:
-    """As ``Pool.move``, and note how many are lent."""
-    _move(pool, origin, state)
-    links = sum(origin.client is not None for origin in pool.origins)
-    if not _links or _links[-1][1] != links:
-        _links.append((time.monotonic(), links))
-
-
-def tick(pool: Pool, now: float) -> None:
-    """As ``Pool.tick``, and open all that the limit allows once the origin has been reached."""
-    _tick(pool, now)
-    if pool.default_reported is None or pool.last_failure is not None or pool.closing:
-        return
-    while len(pool.origins) < pool.settings.limits.origin_connection_limit:
-        origin = OriginSession(pool, now)
-        pool.origins.add(origin)
-        pool.effects.append(ConnectOrigin(origin))
+    def tick(self, now: float) -> None:
+        """Open all that the limit allows, once the origin has been reached."""
+        super().tick(now)
+        if self.default_reported is None or self.last_failure is not None or self.closing:
+            return
+        while len(self.origins) < self.settings.limits.origin_connection_limit:
+            origin = OriginSession(self, now)
+            self.origins.add(origin)
+            self.effects.append(ConnectOrigin(origin))
 
 
 def main() -> None:
-    Pool.__init__ = create  # type: ignore[method-assign]
-    Pool.acquire = acquire  # type: ignore[method-assign]
-    Pool.move = move  # type: ignore[method-assign]
-    Pool.tick = tick  # type: ignore[method-assign]
+    core.Pool = RotatingPool  # type: ignore[misc]
     spawn.main()
-    counted = [name for name in COUNTERS if hasattr(Pool, name) or hasattr(_pools[0], name)]
-    report = {name: getattr(_pools[0], name) for name in counted}
-    Path(sys.argv[1]).write_text(json.dumps({"links": _links, **report}))
+    (pool,) = pools
+    report = {name: getattr(pool, name) for name in COUNTERS if hasattr(pool, name)}
+    Path(sys.argv[1]).write_text(json.dumps({"links": pool.links, **report}), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -127,12 +127,10 @@ def show_pins(report: dict[str, Any]) -> float:
     if "link_seconds" not in report:
         print("    pinned: this proxy does not count it", flush=True)
         return 0.0
-    share = 100 * report["pinned_seconds"] / max(report["link_seconds"], 1e-9)
-    print(
-        f"    pinned: {share:.2f} % of {report['link_seconds']:.2f} s of link time; "
-        f"reasons: {report['pins'] or 'none'}",
-        flush=True,
-    )
+    pinned, linked = float(report["pinned_seconds"]), float(report["link_seconds"])
+    share = 100 * pinned / linked if linked else 0.0
+    reasons = report["pins"] or "none"
+    print(f"    pinned: {share:.2f} % of {linked:.2f} s of links; reasons: {reasons}", flush=True)
     return share
 
 
