@@ -44,16 +44,16 @@ class Recorder:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if OUTCOMES.index(report.outcome) > OUTCOMES.index(self._outcome):
             self._outcome = report.outcome
-            self._reason = _last_line(report)
+            self._reason = _reason(report)
 
 
-def _last_line(report: pytest.TestReport) -> str:
-    """The error, or why a test was skipped."""
+def _reason(report: pytest.TestReport) -> str:
+    """The error's first line, or why a test was skipped."""
     if isinstance(report.longrepr, tuple):
         return report.longrepr[2]
-    lines = [line for line in str(report.longrepr).splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("E  ")]
-    return (errors or lines or [""])[0 if errors else -1].removeprefix("E").strip()
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text = str(report.longrepr) if crash is None else crash.message
+    return text.partition("\n")[0]
 
 
 def pytest_configure(config: pytest.Config) -> None:

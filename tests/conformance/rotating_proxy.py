@@ -63,7 +63,7 @@ class RotatingPool(Pool):
 
 
 def main() -> None:
-    core.Pool = RotatingPool  # type: ignore[misc]
+    vars(core)["Pool"] = RotatingPool
     spawn.main()
     (pool,) = pools
     report = {name: getattr(pool, name) for name in COUNTERS if hasattr(pool, name)}

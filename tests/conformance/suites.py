@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -16,6 +17,8 @@ from results import Results, read
 HOST, USER = "127.0.0.1", "postgres"
 # Nothing takes this long but a wait for what never comes.
 TEST_TIMEOUT_SECONDS = 60
+PROGRESS = re.compile(r"\[ *(\d+)%\]$")
+PROGRESS_STEP = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +70,13 @@ class Suite:
                 stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, errors="replace",
             )  # fmt: skip
             assert process.stdout is not None
+            shown = 0
             for line in process.stdout:
                 file.write(line)
-                if line.rstrip().endswith("%]"):
-                    print(f"    {line.rstrip()}", flush=True)
+                progress = PROGRESS.search(line)
+                if progress and int(progress[1]) >= shown + PROGRESS_STEP:
+                    shown = int(progress[1])
+                    print(f"    {shown} %", flush=True)
         # 0: all passed, 1: some failed; anything else says that pytest itself did not get through.
         if process.wait() not in (0, 1):
             raise SystemExit(f"pytest ended with status {process.returncode}: see {log}")
