@@ -174,8 +174,9 @@ def main() -> int:
             problems += [f"{load} pins" for load in run_loads(options.folder)]
             continue
         runner = Runner(SUITES[name], SUITES[name].unpack(options.folder), options.folder)
-        problems += [f"fails only through the proxy: {one}" for one in compare(runner)]
+        problems += [f"fails only through the proxy: {one.test}" for one in compare(runner)]
         problems += [f"passes behind a pooler: {one}" for one in check_exceptions(runner)]
+    problems = list(dict.fromkeys(problems))  # most fail with either limit
     print(f"\n{len(problems)} problems; logs and results are in {options.folder}")
     for problem in problems:
         print(f"  {problem}")
