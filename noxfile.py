@@ -11,6 +11,9 @@ nox.options.reuse_existing_virtualenvs = True
 # The rooms that decide what every user's bytes become.
 COVERED = "hyperdrive_client/protocol/*,hyperdrive_client/proxy/core/*"
 
+# Whose own test suites are run; the sdists are of the same versions.
+DRIVERS = ("asyncpg==0.32.0", "psycopg2-binary==2.9.13", "sqlalchemy==2.1.9")
+
 
 @nox.session
 def tests(session: nox.Session) -> None:
@@ -53,3 +56,23 @@ def bench(session: nox.Session) -> None:
     """pgbench through the proxy beside PgBouncer and without either; see docs/benchmarks.md."""
     session.install("-e", ".[demo]")
     session.run("python", "benchmarks/pgbench.py", *session.posargs)
+
+
+@nox.session
+def conformance(session: nox.Session) -> None:
+    """The drivers' own test suites, directly and through the proxy; see docs/conformance.md."""
+    run_suites(session, "asyncpg", "psycopg2", "loads")
+
+
+@nox.session
+def compliance(session: nox.Session) -> None:
+    """SQLAlchemy's compliance suite and its PostgreSQL tests, the same way."""
+    run_suites(session, "sqlalchemy-suite", "sqlalchemy-postgresql")
+
+
+def run_suites(session: nox.Session, *suites: str) -> None:
+    """Run ``suites``, or those named on the command line; sdists and results stay in the cache."""
+    session.install("-e", ".[demo]", *DRIVERS, "distro", "pytest>=8.2", "pytest-timeout>=2.3")
+    folder = session.cache_dir.resolve() / "conformance"
+    command = ["python", "tests/conformance/run.py", f"--folder={folder}"]
+    session.run(*command, *(session.posargs or suites))

@@ -1,0 +1,74 @@
+"""A proxy as ``spawn`` starts it in a child process, but with its origin connections rotated.
+
+The pool lends the origin connection that was used last, so a suite that does one thing after
+another would always meet its own one, and what it leaves behind there would never show. Here all
+connections that the limit allows are opened, and the one that has been idle longest is lent.
+
+At the end a report is written to the file named as the argument, as JSON: ``links``, pairs of the
+time (of the monotonic clock, in seconds) and the number of links from then on, and the pool's own
+counters.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from hyperdrive_client.proxy import spawn
+from hyperdrive_client.proxy.core import core
+from hyperdrive_client.proxy.core.client_session import ClientSession
+from hyperdrive_client.proxy.core.effects import ConnectOrigin, Effect
+from hyperdrive_client.proxy.core.origin_session import OriginSession, OriginState
+from hyperdrive_client.proxy.core.pool import Pool
+from hyperdrive_client.proxy.settings import Settings
+
+COUNTERS = ("link_seconds", "pinned_seconds", "pins")
+
+pools: list[RotatingPool] = []
+
+
+class RotatingPool(Pool):
+    """A pool whose origin connections take turns; ``links`` is for the report."""
+
+    def __init__(self, settings: Settings, effects: list[Effect]) -> None:
+        super().__init__(settings, effects)
+        self.links: list[tuple[float, int]] = []
+        pools.append(self)
+
+    def acquire(self, client: ClientSession, now: float) -> bool:
+        """Link as usual, while the one idle longest is the only one in sight."""
+        others, self.idle = self.idle[1:], self.idle[:1]
+        try:
+            return super().acquire(client, now)
+        finally:
+            self.idle += others
+
+    def move(self, origin: OriginSession, state: OriginState) -> None:
+        super().move(origin, state)
+        number = sum(origin.client is not None for origin in self.origins)
+        if not self.links or self.links[-1][1] != number:
+            self.links.append((time.monotonic(), number))
+
+    def tick(self, now: float) -> None:
+        """Open all that the limit allows, once the origin has been reached."""
+        super().tick(now)
+        if self.default_reported is None or self.last_failure is not None or self.closing:
+            return
+        while len(self.origins) < self.settings.limits.origin_connection_limit:
+            origin = OriginSession(self, now)
+            self.origins.add(origin)
+            self.effects.append(ConnectOrigin(origin))
+
+
+def main() -> None:
+    vars(core)["Pool"] = RotatingPool
+    spawn.main()
+    (pool,) = pools
+    report = {name: getattr(pool, name) for name in COUNTERS if hasattr(pool, name)}
+    Path(sys.argv[1]).write_text(json.dumps({"links": pool.links, **report}), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

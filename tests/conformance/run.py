@@ -1,0 +1,187 @@
+"""Run drivers' own test suites directly and through the proxy, and say what differs.
+
+Exit code 1 if a test fails only through the proxy, or if an ordinary load pins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import loads
+from exceptions import EXCEPTIONS
+from results import GOOD, Difference, Results, counts, differences, most_links
+from servers import find_pgbouncer, origin, rotating_proxy, session_pooler
+from suites import SUITES, Suite
+
+LIMIT = 5
+# How often what failed only through the proxy is run directly, to see if it ever fails there.
+REPEATS = 3
+
+
+class Runner:
+    """Runs one suite, unpacked in ``folder``; files of each run go to ``output``."""
+
+    def __init__(self, suite: Suite, folder: Path, output: Path) -> None:
+        self.suite, self.folder, self.output = suite, folder, output
+
+    def direct(self, name: str = "direct", only: Collection[str] = ()) -> Results:
+        """Without a proxy."""
+        with (
+            origin(self.suite.database, self.suite.schema) as server,
+            self._announced(name, only) as show,
+        ):
+            return show(
+                self.suite.run(
+                    self.folder, server.port, server.binaries.directory, self._path(name), only
+                )
+            )
+
+    def proxied(self, limit: int, only: Collection[str] = ()) -> tuple[Results, dict[str, Any]]:
+        """Through the proxy; with its report."""
+        name = f"limit-{limit}"
+        with (
+            origin(self.suite.database, self.suite.schema) as server,
+            self._announced(f"through the proxy, limit {limit}", only) as show,
+        ):
+            report = self._path(name).with_suffix(".report")
+            with rotating_proxy(server, self.suite.database, limit, report) as proxy:
+                results = self.suite.run(
+                    self.folder, proxy.port, server.binaries.directory, self._path(name), only
+                )
+            return show(results), proxy.report
+
+    def pooled(self, program: Path, only: Collection[str]) -> Results:
+        """Through a session pooler that is not ours."""
+        with (
+            origin(self.suite.database, self.suite.schema) as server,
+            self._announced("through PgBouncer, pool_mode = session", only) as show,
+            session_pooler(server, program) as port,
+        ):
+            return show(
+                self.suite.run(
+                    self.folder, port, server.binaries.directory, self._path("pooled"), only
+                )
+            )
+
+    def _path(self, name: str) -> Path:
+        return self.output / f"{self.suite.name}-{name.replace(' ', '-')}.jsonl"
+
+    @contextmanager
+    def _announced(
+        self, name: str, only: Collection[str]
+    ) -> Iterator[Callable[[Results], Results]]:
+        started = time.monotonic()
+        print(f"  {name}{f', {len(only)} tests' if only else ''}", flush=True)
+
+        def show(results: Results) -> Results:
+            print(f"  {name}: {counts(results)}, {time.monotonic() - started:.0f} s", flush=True)
+            return results
+
+        yield show
+
+
+def compare(runner: Runner) -> list[Difference]:
+    """Run a suite in all ways, print what differs, and return what fails only through us."""
+    print(f"\n{runner.suite}", flush=True)
+    direct = runner.direct()
+    five, report = runner.proxied(LIMIT)
+    links = most_links(five, report["links"])
+    print(f"    {len(links)} of {len(five)} tests had a link to the origin")
+    show_pins(report)
+    found = judge(runner, list(differences(direct, five)))
+    alone = [test for test, most in links.items() if most < 2 and test in direct]
+    rest = len(links) - len(alone)
+    print(f"  {rest} tests had two links at once, and are left out with a limit of 1")
+    one, report = runner.proxied(1, alone)
+    show_pins(report)
+    expected = {test: direct[test] for test in alone}
+    found += judge(runner, list(differences(expected, one)))
+    return found
+
+
+def judge(runner: Runner, found: list[Difference]) -> list[Difference]:
+    """Print differences, and return those that count."""
+    worse = [one for one in found if one.is_worse]
+    exceptions = EXCEPTIONS.get(runner.suite.name, {})
+    unsteady = set[str]()
+    if worse:
+        tests = {one.test for one in worse}
+        for number in range(REPEATS):
+            again = runner.direct(f"directly again, {number + 1}", tests)
+            unsteady |= {test for test, result in again.items() if result.outcome == "failed"}
+    for one in found:
+        why = exceptions.get(one.test, "")
+        note = f"exception: {why}" if why else "fails directly too, now and then"
+        print(f"    {one}" + (f"\n        {note}" if why or one.test in unsteady else ""))
+    return [one for one in worse if one.test not in unsteady and one.test not in exceptions]
+
+
+def show_pins(report: dict[str, Any]) -> float:
+    """Print and return the share of link time spent pinned, in percent."""
+    if "link_seconds" not in report:
+        print("    pinned: this proxy does not count it", flush=True)
+        return 0.0
+    pinned, linked = float(report["pinned_seconds"]), float(report["link_seconds"])
+    share = 100 * pinned / linked if linked else 0.0
+    reasons = report["pins"] or "none"
+    print(f"    pinned: {share:.2f} % of {linked:.2f} s of links; reasons: {reasons}", flush=True)
+    return share
+
+
+def check_exceptions(runner: Runner) -> list[str]:
+    """The exceptions of a suite that pass through a session pooler, and so are none."""
+    tests = EXCEPTIONS.get(runner.suite.name, {})
+    program = find_pgbouncer()
+    if not tests:
+        return []
+    if program is None:
+        print("  PgBouncer is not installed: nothing shows that the exceptions fail behind it")
+        return []
+    results = runner.pooled(program, tests)
+    return [test for test, result in results.items() if result.outcome in GOOD]
+
+
+def run_loads(output: Path) -> list[str]:
+    """Run the loads that must not pin; the names of those that did."""
+    pinned = []
+    for load in loads.LOADS:
+        print(f"\n{load.__name__}", flush=True)
+        with origin("loads") as server:
+            report = output / f"{load.__name__}.report"
+            with rotating_proxy(server, "loads", LIMIT, report) as proxy:
+                load(proxy.port, "loads", server.binaries.directory)
+        if show_pins(proxy.report) > 0:
+            pinned.append(load.__name__)
+    return pinned
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("suites", nargs="*", choices=[*SUITES, "loads"], help="default: all")
+    parser.add_argument("--folder", type=Path, required=True, help="for sdists and results")
+    options = parser.parse_args()
+    chosen = options.suites or [*SUITES, "loads"]
+    options.folder.mkdir(parents=True, exist_ok=True)
+    problems = []
+    for name in chosen:
+        if name == "loads":
+            problems += [f"{load} pins" for load in run_loads(options.folder)]
+            continue
+        runner = Runner(SUITES[name], SUITES[name].unpack(options.folder), options.folder)
+        problems += [f"fails only through the proxy: {one.test}" for one in compare(runner)]
+        problems += [f"passes behind a pooler: {one}" for one in check_exceptions(runner)]
+    problems = list(dict.fromkeys(problems))  # most fail with either limit
+    print(f"\n{len(problems)} problems; logs and results are in {options.folder}")
+    for problem in problems:
+        print(f"  {problem}")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
