@@ -53,3 +53,11 @@ def bench(session: nox.Session) -> None:
     """pgbench through the proxy beside PgBouncer and without either; see docs/benchmarks.md."""
     session.install("-e", ".[demo]")
     session.run("python", "benchmarks/pgbench.py", *session.posargs)
+
+
+@nox.session
+def isolation(session: nox.Session) -> None:
+    """Fifty clients that must not notice each other; ``-- --seed N --requests N``."""
+    session.install("-e", ".[demo]")
+    with session.chdir("tests"):
+        session.run("python", "-m", "isolation", *session.posargs)
