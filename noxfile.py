@@ -61,3 +61,11 @@ def isolation(session: nox.Session) -> None:
     session.install("-e", ".[demo]")
     with session.chdir("tests"):
         session.run("python", "-m", "isolation", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Wrong and random messages from both sides; ``-- --seed N --messages N --inputs N``."""
+    session.install("-e", ".[demo]")
+    with session.chdir("tests"):
+        session.run("python", "-m", "fuzz", *session.posargs)
