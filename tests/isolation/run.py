@@ -67,7 +67,7 @@ class Run:
     answers: int = 0
     sessions: int = 0
     cancels: int = 0
-    hit: int = 0
+    met: int = 0
     """Cancels that met their statement."""
     began: float = field(default_factory=time.monotonic)
 
@@ -80,7 +80,7 @@ class Run:
         seconds = time.monotonic() - self.began
         return (
             f"{self.done} requests, {self.answers} answers compared, {self.sessions} sessions, "
-            f"{self.cancels} cancels ({self.hit} met their statement), "
+            f"{self.cancels} cancels ({self.met} met their statement), "
             f"{sum(self.findings.counts.values())} wrong; {seconds:.0f} s, "
             f"{self.done / max(seconds, 0.001):.0f} requests/s"
         )
@@ -158,12 +158,14 @@ class _Player:
                     if piece is not part.data or self._pauses.random() < 0.1:
                         await asyncio.sleep(self._pauses.random() * 0.004)
                 if exchange.cancelled:
-                    await asyncio.sleep(self._pauses.random() * 0.08)
+                    if self._pauses.random() < 0.7:
+                        await client.hear_something()
+                    await asyncio.sleep(self._pauses.random() * 0.004)
                     heard, _ = await asyncio.gather(
                         self._hear(client, part), client.cancel(self.run.address)
                     )
                     self.run.cancels += 1
-                    self.run.hit += any(answer[:2] == ("E", "57014") for answer in heard)
+                    self.run.met += any(answer[:2] == ("E", "57014") for answer in heard)
                 else:
                     heard = await self._hear(client, part)
             self._compare(heard, part, cancelled=exchange.cancelled)

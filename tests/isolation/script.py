@@ -175,12 +175,18 @@ class Script:
         """Several Queries and batches in one write."""
         batch = Batch(self.session)
         for _ in range(self.random.randint(2, 4)):
-            if self.random.random() < 0.5:
-                batch.query([self._statement(alone=True)])
-            else:
-                for _ in range(self.random.randint(1, 2)):
-                    self._extended(batch, self._statement())
-                batch.sync()
+            match self.random.randrange(4):
+                case 0:
+                    batch.query([self._statement(alone=True)])
+                case 1:
+                    self._use_name(batch)
+                    batch.sync()
+                case _:
+                    for _ in range(self.random.randint(1, 2)):
+                        self._extended(batch, self._statement())
+                    batch.sync()
+        if self.random.random() < 0.02:
+            batch.query([sql.large_read(self.random, self.session, self.tag())])
         yield batch.exchange()
 
     def _transaction(self) -> Iterator[Exchange]:
@@ -206,9 +212,14 @@ class Script:
             yield self._one_of(sql.end)
 
     def _named(self) -> Iterator[Exchange]:
+        batch = Batch(self.session)
+        self._use_name(batch)
+        batch.sync()
+        yield batch.exchange()
+
+    def _use_name(self, batch: Batch) -> None:
         """Parse, use or close a named statement; not always one that there is, or is not, yet."""
         random, session = self.random, self.session
-        batch = Batch(session)
         name = random.choice(NAMES)
         maker = session.statements.get(name)
         if maker is None or random.random() < 0.1:
@@ -224,8 +235,6 @@ class Script:
             batch.close_statement(name)
             if random.random() < 0.3:
                 batch.bind(self._made(maker), name)
-        batch.sync()
-        yield batch.exchange()
 
     def _made(self, maker: Maker) -> Statement:
         statement = maker(self.random, self.session, self.tag())

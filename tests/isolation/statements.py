@@ -86,8 +86,24 @@ def read_five(random: Random, session: Session, tag: str) -> Statement:
 
 
 def sleep(random: Random, session: Session, tag: str) -> Statement:
-    text = "SELECT $1::text AS tag, pg_sleep(0.05)::text AS slept"
+    """Long enough to be met by a cancel; the answer's beginning comes before the sleep."""
+    seconds = random.choice((0.001, 0.002, 0.05))
+    text = (
+        f"SELECT $1::text AS tag, CASE n WHEN 1000 THEN pg_sleep({seconds})::text ELSE '' END"
+        " AS slept FROM generate_series(1, 1000) AS n"
+    )
+    return Statement(text, _rows(*[(tag, "")] * 1000), ("tag", "slept"), (tag,))
+
+
+def nap(random: Random, session: Session, tag: str) -> Statement:
+    text = "SELECT $1::text AS tag, pg_sleep(0.002)::text AS slept"
     return Statement(text, _rows((tag, "")), ("tag", "slept"), (tag,))
+
+
+def large_read(random: Random, session: Session, tag: str) -> Statement:
+    """More than the proxy keeps back of a message before it passes it on."""
+    text = f"SELECT '{tag}' AS tag /* {'x' * 2_000_000} */"
+    return Statement(text, _rows((tag,)), ("tag",))
 
 
 def read_path(random: Random, session: Session, tag: str) -> Statement:
@@ -509,7 +525,7 @@ PREPARABLE = (read, read_path, read_user, current_setting, insert, read_work, ce
 """Those with the same text every time."""
 
 FAMILIES: dict[str, tuple[Maker, ...]] = {
-    "reads": (read, read, read, read_rows, read_path, read_user, literal_read),
+    "reads": (read, read, read, read_rows, read_path, read_user, literal_read, nap),
     "census": (census,),
     "checks": (show, current_setting, current_setting),
     "settings": (set_session, set_session, set_config, reset, reset_all, set_badly),

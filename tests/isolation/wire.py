@@ -96,6 +96,10 @@ class RawClient:
                 raise Closed(heard)
             self._data += data
 
+    async def hear_something(self) -> None:
+        """Wait until more has come, be it half a message."""
+        self._data += await self._reader.read(65536)
+
     def _messages(self) -> Iterator[Answer]:
         while len(self._data) >= 5:
             kind, length = m.HEADER.unpack_from(self._data)
