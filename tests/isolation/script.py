@@ -76,7 +76,8 @@ class Script:
         insert += m.bind(b"", b"", [self.tag().encode()]) + m.execute()
         query = m.query(f"INSERT INTO public.work VALUES ('{self.tag()}')".encode())
         cut = self.random.randrange(1, len(query))
-        sleep = m.query(b"SELECT pg_sleep(10)")
+        # Nobody waits for its end: who vanishes has it cancelled.
+        sleep = m.query(b"SELECT pg_sleep(1000)")
         copy = m.query(b"COPY public.work FROM STDIN")
         copy += m.message(m.COPY_DATA, self.tag().encode() + b"\n")
         choices = (m.TERMINATE_MESSAGE, b"", insert, query[:cut], insert[:cut], sleep, copy)

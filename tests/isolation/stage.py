@@ -39,11 +39,21 @@ BUSY = """
     UNION ALL SELECT 0, 'is left', relname FROM pg_class WHERE relpersistence = 't'"""
 COUNT = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'Cloudflare Hyperdrive'"
 
+CLEAR = """
+    SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+    WHERE backend_type = 'client backend' AND pid <> pg_backend_pid();
+    TRUNCATE work"""
+
 Connection = psycopg.Connection[Any]
 
 
 def prepare(connection: Connection) -> None:
     connection.execute(SCHEMA)
+
+
+def clear(connection: Connection) -> None:
+    """End the sessions of a run without a proxy, which nobody has cancelled, and remove its rows."""
+    connection.execute(CLEAR)
 
 
 def defaults(connection: Connection) -> Mapping[str, str]:

@@ -11,7 +11,7 @@ import pytest
 from hyperdrive_client.origin import EmbeddedPostgres
 
 from .run import Run
-from .stage import Stage, defaults, prepare
+from .stage import Stage, clear, defaults, prepare
 
 REQUESTS = 3000
 WITHOUT = ("settings", "hold", "tables", "locks", "listen", "prepare", "discard")
@@ -38,7 +38,7 @@ def _nothing_is_left_of_another_run(
 ) -> Iterator[None]:
     yield
     with psycopg.connect(server.connection_string, autocommit=True) as connection:
-        connection.execute("TRUNCATE work")
+        clear(connection)
 
 
 def test_the_model_is_postgresql(server: EmbeddedPostgres, known: Mapping[str, str]) -> None:
