@@ -52,7 +52,7 @@ def prepare(connection: Connection) -> None:
 
 
 def clear(connection: Connection) -> None:
-    """End the sessions of a run without a proxy, which nobody has cancelled, and remove its rows."""
+    """End what a run without a proxy has left, since nobody has cancelled it; remove its rows."""
     connection.execute(CLEAR)
 
 
