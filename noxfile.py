@@ -76,3 +76,18 @@ def run_suites(session: nox.Session, *suites: str) -> None:
     folder = session.cache_dir.resolve() / "conformance"
     command = ["python", "tests/conformance/run.py", f"--folder={folder}"]
     session.run(*command, *(session.posargs or suites))
+
+
+def isolation(session: nox.Session) -> None:
+    """Fifty clients that must not notice each other; ``-- --seed N --requests N``."""
+    session.install("-e", ".[demo]")
+    with session.chdir("tests"):
+        session.run("python", "-m", "isolation", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Wrong and random messages from both sides; ``-- --seed N --messages N --inputs N``."""
+    session.install("-e", ".[demo]")
+    with session.chdir("tests"):
+        session.run("python", "-m", "fuzz", *session.posargs)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, cast
 from ...bindings.connection_string import Address
 from ..core.client_session import ClientSession
 from ..core.origin_session import OriginSession
-from .tls import client_tls
 from .silence import Silence, keep_alive
+from .tls import client_tls
 
 if TYPE_CHECKING:
     from .network import Network

@@ -1,0 +1,222 @@
+"""Random events in a world, and then only right ones, until all is at rest again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from hyperdrive_client.protocol import messages as m
+from hyperdrive_client.proxy.core.client_session import ClientState
+from hyperdrive_client.proxy.core.origin_session import OriginState
+
+from .messages import CLIENT, ORIGIN, SETTINGS, USER, USUAL, mutated, startup
+from .world import Backend, Broken, Client, Event, World
+
+MOVES = 60
+CLIENTS = 4
+# A state that nothing leads out of is a hang.
+PATIENCE = 500
+QUERY = m.query(b"select 1")
+
+
+class Episode:
+    """Makes events and lets them happen; ``events`` are those so far."""
+
+    def __init__(self, world: World, random: Random) -> None:
+        self.world = world
+        self.random = random
+        self.events: list[Event] = []
+        world.random = random
+        self._wildness = random.choice((0.02, 0.1, 0.4))
+        """How much of what is sent is wrong."""
+
+    def play(self) -> None:
+        self._do("all_is_new")
+        for _ in range(MOVES):
+            self.random.choice(self._moves())()
+        self._wind_down()
+        self._serve_somebody()
+
+    def _do(self, *event: object) -> None:
+        self.events.append(event)
+        self.world.play([event])
+
+    # What can happen.
+
+    def _moves(self) -> list[Callable[[], None]]:
+        moves: list[Callable[[], None]] = []
+        here = [each for each in enumerate(self.world.clients) if not each[1].gone]
+        if len(here) < CLIENTS:
+            moves += [self._enter] * 2
+        for number, client in here:
+            moves += [lambda n=number, c=client: self._speak(n, c)] * 3
+        for number, backend in enumerate(self.world.backends):
+            if not backend.gone:
+                moves += self._moves_of(number, backend)
+        if self.random.random() < 0.1:
+            moves += [lambda: self._do("time_passes", self.random.choice((0.1, 1.0, 700.0)))]
+            for number, client in here:
+                moves.append(lambda n=number: self._do("client_is_lost", n))
+                if client.session.process_id:
+                    moves.append(lambda n=number: self._do("client_cancels", n))
+        return moves
+
+    def _moves_of(self, number: int, backend: Backend) -> list[Callable[[], None]]:
+        moves: list[Callable[[], None]] = []
+        if not backend.open:
+            moves = [lambda: self._do("origin_opens", number)] * 4
+            if self.random.random() < 0.1:
+                transient = self.random.random() < 0.5
+                moves.append(lambda: self._do("origin_is_unreachable", number, transient))
+            return moves
+        if backend.cancels:
+            moves.append(lambda: self._do("cancel_is_done", number))
+        self._read(backend)
+        if backend.server.output or self.random.random() < self._wildness:
+            moves += [lambda: self._answer(number, backend)] * 4
+        if self.random.random() < 0.02 or backend.aborted or backend.server.closed:
+            moves.append(lambda: self._do("origin_is_lost", number))
+        return moves
+
+    # Clients.
+
+    def _enter(self) -> None:
+        number = len(self.world.clients)
+        self._do("client_connects")
+        if self.random.random() < 0.15:
+            self._do("client_sends", number, startup(self.random))
+            return
+        settings = {**USER, **self.random.choice(SETTINGS)}
+        packet = m.startup_message(settings, self.random.choice((0, 0, 2)))
+        cut = self.random.randrange(len(packet)) if self.random.random() < 0.1 else 0
+        if cut:
+            self._do("client_sends", number, packet[:cut])
+        self._do("client_sends", number, packet[cut:])
+        session = self.world.clients[number].session
+        greeted = session.startup is not None and session.startup.startup is not None
+        if greeted and self.random.random() < 0.9:
+            self._do("client_proves", number)
+
+    def _speak(self, number: int, client: Client) -> None:
+        random = self.random
+        kinds = [ord(random.choice(USUAL)) for _ in range(random.choice((1, 1, 2, 5)))]
+        if random.random() < self._wildness / 2:
+            kinds[0] = random.choice(list(CLIENT))
+        messages = [CLIENT[kind](random) for kind in kinds]
+        if random.random() < self._wildness:
+            at = random.randrange(len(messages))
+            messages[at] = mutated(random, messages[at])
+        data = b"".join(messages)
+        if random.random() < 0.15 and len(data) > 1:
+            cut = random.randrange(1, len(data))
+            self._do("client_sends", number, data[:cut])
+            if client.gone or random.random() < 0.3:
+                return
+            data = data[cut:]
+        if data:
+            self._do("client_sends", number, data)
+
+    # Origins.
+
+    @staticmethod
+    def _read(backend: Backend) -> None:
+        backend.server.reads(bytes(backend.data))
+        backend.data.clear()
+
+    def _answer(self, number: int, backend: Backend) -> None:
+        """Some of what is due, or something else."""
+        random, output = self.random, backend.server.output
+        count = random.choice((1, 1, 2, len(output)))
+        messages, output[:] = output[:count], output[count:]
+        if random.random() < self._wildness / 4 or not messages:
+            wrong = ORIGIN[random.choice(list(ORIGIN))](random)
+            if random.random() < 0.5 or not messages:
+                messages.insert(random.randint(0, len(messages)), wrong)
+            else:
+                messages[-1] = mutated(random, random.choice((wrong, messages[-1])))
+            backend.hurt = True
+        data = b"".join(messages)
+        cut = random.randrange(len(data)) if random.random() < 0.1 and data else 0
+        if cut:
+            self._do("origin_sends", number, data[:cut])
+        if data:
+            self._do("origin_sends", number, data[cut:])
+
+    # The end.
+
+    def _wind_down(self) -> None:
+        """Clients go, origins do what is right: so all must come to rest."""
+        world = self.world
+        for number, client in enumerate(world.clients):
+            if not client.gone:
+                self._do("client_is_lost", number)
+        self._settle()
+        if world.core.clients or world.core.pool.waiting:
+            raise Broken(f"left behind: {world.core.clients}, waiting {world.core.pool.waiting}")
+
+    def _settle(self) -> None:
+        for _ in range(PATIENCE):
+            moved = [self._calm(*each) for each in enumerate(self.world.backends)]
+            if not any(moved):
+                break
+        for backend in self.world.backends:
+            if backend.session.state not in (OriginState.IDLE, OriginState.CLOSED):
+                raise Broken(f"no rest: {backend.session}")
+
+    def _calm(self, number: int, backend: Backend) -> bool:
+        """Whether there was something to do."""
+        if backend.gone:
+            return False
+        server = backend.server
+        server.calm_down()
+        self._read(backend)
+        if not backend.open:
+            self._do("origin_opens", number)
+        elif backend.cancels:
+            self._do("cancel_is_done", number)
+        elif backend.hurt or backend.aborted or (server.closed and not server.output):
+            # What was hurt may wait for ever: its process has crashed, say.
+            self._do("origin_is_lost", number)
+        elif server.output:
+            data = b"".join(server.output)
+            server.output.clear()
+            self._do("origin_sends", number, data)
+        else:
+            return False
+        return True
+
+    def _serve_somebody(self) -> None:
+        """Who comes next is let in, served and sees the pool at rest again."""
+        world = self.world
+        # Past any pause after failed attempts.
+        self._do("time_passes", 2.0)
+        number = len(world.clients)
+        self._do("client_connects")
+        self._do("client_sends", number, m.startup_message(USER))
+        client = world.clients[number]
+        if client.session.startup is not None:
+            self._do("client_proves", number)
+        for data in (b"", QUERY):
+            if data:
+                client.data.clear()
+                self._do("client_sends", number, data)
+            self._settle_for(client)
+        if client.session.state is not ClientState.IDLE or not client.data.endswith(
+            m.ready_for_query(m.IDLE)
+        ):
+            raise Broken(f"not served: {client.session}, {bytes(client.data)!r}")
+        self._do("client_sends", number, m.TERMINATE_MESSAGE)
+        client.gone = True
+        self._settle()
+        if self.random.random() < 0.7:
+            for number, backend in enumerate(world.backends):
+                if not backend.gone:
+                    self._do("origin_is_lost", number)
+
+    def _settle_for(self, client: Client) -> None:
+        for _ in range(PATIENCE):
+            for number, backend in enumerate(self.world.backends):
+                self._calm(number, backend)
+            if client.session.state is ClientState.IDLE or client.closed:
+                return
+        raise Broken(f"waits for ever: {client.session}")

@@ -1,0 +1,25 @@
+"""Short runs; ``nox -s fuzz`` has the long ones."""
+
+from __future__ import annotations
+
+from .core import MAX_STEADY_GROWTH, Fuzz, steady_growth
+from .live import Live
+
+
+def test_the_core_stands_whatever_comes() -> None:
+    fuzz = Fuzz(seed=1)
+    fuzz.play(messages=20_000)
+    assert not fuzz.findings.counts, str(fuzz.findings)
+    assert fuzz.coverage.messages >= 20_000
+    assert 2 * fuzz.coverage.authenticated >= fuzz.coverage.messages
+
+
+def test_the_core_does_not_grow() -> None:
+    assert steady_growth(seed=1, episodes=40) <= MAX_STEADY_GROWTH
+
+
+def test_a_live_proxy_stands_whatever_comes() -> None:
+    live = Live(seed=1)
+    live.play(inputs=600)
+    assert live.inputs >= 600
+    assert 2 * live.authenticated >= live.inputs
