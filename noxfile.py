@@ -78,6 +78,7 @@ def run_suites(session: nox.Session, *suites: str) -> None:
     session.run(*command, *(session.posargs or suites))
 
 
+@nox.session
 def isolation(session: nox.Session) -> None:
     """Fifty clients that must not notice each other; ``-- --seed N --requests N``."""
     session.install("-e", ".[demo]")
