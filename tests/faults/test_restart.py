@@ -18,6 +18,9 @@ from hyperdrive_client.origin import EmbeddedPostgres
 if TYPE_CHECKING:
     from .conftest import Front, StartProxy
 
+# By itself, pg_backend_pid() is the process id that the proxy gave out.
+BACKEND = "SELECT pid FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+
 WAYS = ["fast", "immediate", "kill"]
 BreakDown = Callable[[str], None]
 WaitUntil = Callable[..., float]
@@ -176,7 +179,7 @@ def test_an_origin_that_is_out_of_connections_is_waited_for(
 ) -> None:
     proxy = start_proxy()
     client = proxy.connect(autocommit=True)
-    row = client.execute("SELECT pg_backend_pid()").fetchone()
+    row = client.execute(BACKEND).fetchone()
     taken = []
     with pytest.raises(psycopg.OperationalError, match="too many clients"):
         while True:

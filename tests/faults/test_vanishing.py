@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 WaitUntil = Callable[..., float]
 
+# By itself, pg_backend_pid() is the process id that the proxy gave out.
+BACKEND = "SELECT pid FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+
 
 @pytest.fixture
 def item(start_proxy: StartProxy) -> None:
@@ -36,7 +39,7 @@ def items(client: Connection) -> Any:
 
 
 def backend(client: Connection) -> Any:
-    return client.execute("SELECT pg_backend_pid()").fetchone()
+    return client.execute(BACKEND).fetchone()
 
 
 @pytest.mark.usefixtures("item")

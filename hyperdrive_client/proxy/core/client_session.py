@@ -124,6 +124,7 @@ _OUTDATED = m.message(
     b"SERROR\x00VERROR\x00C0A000\x00Mcached plan must not change result type\x00"
     b"RRevalidateCachedQuery\x00\x00",
 )
+_CLOSE_PORTAL = m.message(m.CLOSE, b"P\x00")
 _BIND_COMPLETE = m.message(m.BIND_COMPLETE, b"")
 _NO_DATA = m.message(m.NO_DATA, b"")
 _NO_PARAMETERS = m.message(m.PARAMETER_DESCRIPTION, b"\x00\x00")
@@ -397,6 +398,7 @@ class ClientSession:
         return not (
             self.pinned
             or self.reads_back
+            or origin.unread
             or self._ends_with_link
             or self._passing
             or origin.copying_in
@@ -618,6 +620,10 @@ class ClientSession:
                             text = _text_of(buffer, kind, position, stop, self.statements)
                             pieces.append(buffer[start:position])
                             pieces.append(self._prologue(origin, facts_of(text), b""))
+                            if kind not in (m.PARSE, m.BIND):
+                                # Our portal must not be there for the client.
+                                expected.append(e.SKIPPED_CLOSE)
+                                pieces.append(_CLOSE_PORTAL)
                             start = position
                         elif kind == m.BIND and not expected:
                             origin.retry = chunk
@@ -663,7 +669,12 @@ class ClientSession:
                         replacement += self._sync_after(stop, len(buffer))
                 elif kind == m.TERMINATE:
                     self._flush(origin, pieces, buffer[start:position])
-                    self.close(now)
+                    if index == first and expected:
+                        # It does not wait for the answers: what runs is of no use to anybody.
+                        self.effects.append(CloseClient(self))
+                        self.lost(now)
+                    else:
+                        self.close(now)
                     return
                 elif kind != m.COPY_DATA and kind != m.FLUSH:
                     raise ClientProtocolError(f"invalid frontend message type {kind}")
@@ -733,7 +744,7 @@ class ClientSession:
         """Find out whether the end of a transaction of reads can be answered early."""
         if self.pool.now - origin.inspected_at < inspection.MAX_AGE:
             return b""
-        statement = self.pool.registry.get(inspection.QUERY, NO_TYPES, ())
+        statement = self.pool.registry.own(inspection.QUERY)
         looking = inspection.Inspection(origin, self.pool.now)
         return origin.run(statement, looking, rows=looking.rows)
 
@@ -744,7 +755,7 @@ class ClientSession:
             return b""
         origin.hints_at_sequences = self._sequence_origin is not None
         origin.sequence_client = None
-        return origin.run(self.pool.registry.get(b"DISCARD SEQUENCES", NO_TYPES, ()))
+        return origin.run(self.pool.registry.own(b"DISCARD SEQUENCES"))
 
     def _sync_after(self, stop: int, size: int) -> bytes:
         """The Sync that ends a batch of ours with a Query in it, or nothing yet."""
@@ -782,7 +793,7 @@ class ClientSession:
         if facts.command == BEGIN:
             if self.status != m.IDLE or (facts.needs_primary and not self.pool.is_primary):
                 return b""
-            self.begin = self.pool.registry.get(text, NO_TYPES, ())
+            self.begin = self.pool.registry.own(b" ".join(text.split()).strip(b" ;").upper())
             self.status = m.IN_TRANSACTION
             self._may_end_early = self._reads_committed(facts.isolation)
             return b"START TRANSACTION" if text.lstrip()[:1] in b"sS" else b"BEGIN"
@@ -1148,6 +1159,8 @@ class ClientSession:
             and stop > position + 6
         ):
             # What most drivers send for every statement, without the work for the others.
+            self._forgets = False
+            self._deallocated = b""
             if not statement.facts.reads:
                 origin.reads_only = False
             origin.expected.append(e.BIND)
@@ -1168,6 +1181,7 @@ class ClientSession:
             origin.expected.append(Expected(m.BIND, data=_OUTDATED))
             return before + m.bind(b"", self.pool.registry.no_name, ())
         self._forgets = False
+        self._deallocated = b""
         if statement is None or portal_end > position + 5:
             origin.reads_only = False
         if statement is not None and not (statement.facts.plain and statement.facts.reads):

@@ -21,7 +21,6 @@ from .origin_startup import ConnectFailure, OriginStartup, refused_by_origin
 from .read_back import ReadBack
 from .session_variables import APPLICATION_NAME, Settings, changes, replay
 from .statements import (
-    NO_TYPES,
     Change,
     Description,
     Eviction,
@@ -116,6 +115,8 @@ class OriginSession:
         self.unnamed: Statement | None = None
         self.traces = 0
         """What may have been left in the session since it was last read back."""
+        self.unread = False
+        """A transaction that may have left something is over, and it was not read back yet."""
         self.altered = False
         """Settings may differ from what is known, until the transaction's end at least."""
         self.reads_only = True
@@ -292,7 +293,7 @@ class OriginSession:
     def begin_link(self) -> None:
         """What is noted of a link starts anew."""
         self.reads_only = True
-        self.altered = self.committing = self.hints_at_sequences = False
+        self.altered = self.committing = self.hints_at_sequences = self.unread = False
 
     def read_back(self, client: ClientSession, now: float) -> None:
         """Ask what the transaction has left in the session."""
@@ -311,10 +312,10 @@ class OriginSession:
         names = set(client.custom_names)
         names.update(name for name, _ in self.settings if b"." in name)
         reading = ReadBack(self, client, traces, names, now)
-        statement = self.pool.registry.get(read_back.query(traces), NO_TYPES, ())
+        statement = self.pool.registry.own(read_back.query(traces))
         patience = b""
         if client.reads_patiently:
-            patience = self.run(self.pool.registry.get(read_back.PATIENCE, NO_TYPES, ()))
+            patience = self.run(self.pool.registry.own(read_back.PATIENCE))
         message = self.run(statement, reading, read_back.array(names), rows=reading.rows)
         for name in self.litter:
             self.expected.append(e.SKIPPED_CLOSE)
@@ -375,6 +376,7 @@ class OriginSession:
         if (
             self.state is OriginState.REPLAYING
             or self.traces
+            or self.litter
             or (client is not None and (client.pinned or client.reads_back))
         ):
             self.dirty = True
@@ -500,6 +502,8 @@ class OriginSession:
                 expected.popleft()
                 self.status = buffer[position + 5]
                 ready = True
+                if self.traces and self.status == m.IDLE:
+                    self.unread = True
                 skip = skip or head.data is e.WITHHELD
             elif kind == m.ERROR_RESPONSE:
                 if self.state is _IDLE:
@@ -651,9 +655,9 @@ class OriginSession:
             self.pool.registry.forget()
             if self._may_retry(head, dropped) and self._retry(now):
                 return True
+        if self.expected and all(entry.action is SKIP for entry in dropped):
+            return True
         if self.expected and self.expected[0].action is SKIP:
-            if all(entry.action is SKIP for entry in dropped):
-                return True
             # The Query that our Sync follows was ignored: this Sync answers for it.
             self.expected[0] = e.SYNC
         # A Parse of ours that fails is the client's error: it would have met the same one.

@@ -6,10 +6,11 @@ server knows both, whatever a function, a DO block or a rolled back savepoint di
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from ...errors import OriginProtocolError
 from ...protocol import messages as m
 from ...sql.facts import (
     CHANNELS,
@@ -42,6 +43,8 @@ REASONS = {
     SEQUENCES: "sequence",
     UNREADABLE: "unreadable state",
 }
+
+_FLAGS = {b"%d" % trace: trace for trace in (TEMPORARY, LOCKS, CHANNELS, CURSORS, STATEMENTS)}
 
 # Every name is qualified, operators too: the client's search_path and role are in force here.
 _EQUALS = "OPERATOR(pg_catalog.=)"
@@ -122,8 +125,8 @@ class ReadBack(Change):
         found = 0
         settings: dict[bytes, bytes] = {}
         for key, value in rows_of(self.rows):
-            if key.isdigit():
-                found |= int(key)
+            if key in _FLAGS:
+                found |= _FLAGS[key]
             elif not self._is_default(key, value):
                 settings[key] = value
         in_force: Settings | None = None
@@ -143,19 +146,31 @@ class ReadBack(Change):
             self._client.unreadable(self._traces, self._now)
 
 
-def rows_of(data: bytearray) -> Iterable[tuple[bytes, bytes]]:
-    """The DataRows in ``data``, of two columns each; NULL is empty."""
+def rows_of(data: bytearray) -> Iterator[tuple[bytes, bytes]]:
+    """The DataRows in ``data``, of two columns each; NULL is empty.
+
+    ``OriginProtocolError`` if it is anything else.
+    """
     position = 0
     while position < len(data):
         kind, length = m.HEADER.unpack_from(data, position)
+        stop = position + 1 + length
         if kind == m.DATA_ROW:
-            at = position + 7
-            row = []
-            for _ in range(2):
-                (size,) = m.INT32.unpack_from(data, at)
-                at += 4
-                size = 0 if size == 0xFFFFFFFF else size
-                row.append(bytes(data[at : at + size]))
-                at += size
-            yield row[0], row[1]
-        position += 1 + length
+            columns = _columns(bytes(data[position + 5 : stop]))
+            if len(columns) != 2:
+                raise OriginProtocolError("a row that answers nothing that we asked")
+            yield columns[0], columns[1]
+        position = stop
+
+
+def _columns(body: bytes) -> list[bytes]:
+    columns = []
+    at = 2
+    while at + 4 <= len(body):
+        (size,) = m.INT32.unpack_from(body, at)
+        at += 4
+        if size == 0xFFFFFFFF:
+            size = 0
+        columns.append(body[at : at + size])
+        at += size
+    return columns if at == len(body) else []

@@ -73,6 +73,7 @@ class StatementRegistry:
     def __init__(self, size: int = 10_000) -> None:
         self._size = size
         self._statements: OrderedDict[tuple[bytes, bytes, Settings], Statement] = OrderedDict()
+        self._own: dict[bytes, Statement] = {}
         self._count = 0
         # Not to be guessed: a name that a client does not have is passed on as it is.
         self._prefix = b"hyperdrive_" + secrets.token_hex(8).encode() + b"_"
@@ -88,6 +89,13 @@ class StatementRegistry:
         statement = self._statements[key] = self._make(text, parameter_types, settings)
         if len(self._statements) > self._size:
             self._statements.popitem(last=False)
+        return statement
+
+    def own(self, text: bytes) -> Statement:
+        """One of ours, which means the same whatever changes."""
+        statement = self._own.get(text)
+        if statement is None:
+            statement = self._own[text] = self._make(text, NO_TYPES, ())
         return statement
 
     def private(self, text: bytes, parameter_types: bytes) -> Statement:
