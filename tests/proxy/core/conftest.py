@@ -5,8 +5,8 @@ A message is written, and compared, as one line: its type letter and the fields 
 from a client   ``Q text`` · ``P name: text [oid,oid]`` · ``B portal<-statement value,value`` ·
                 ``D S name`` · ``C P name`` · ``E portal/rows`` · ``F oid`` · ``d data`` ·
                 ``f reason`` · ``p data`` · ``S`` ``H`` ``X`` ``c``
-from an origin  ``T column`` · ``D value`` · ``C tag`` · ``Z I`` · ``t oid,oid`` · ``E code text`` ·
-                ``E FATAL code text`` · ``N code text`` · ``A pid channel payload`` ·
+from an origin  ``T column`` · ``D value`` (columns with a tab between them) · ``C tag`` · ``Z I`` ·
+                ``t oid,oid`` · ``E code text`` · ``E FATAL code text`` · ``N code text`` · ``A pid channel payload`` ·
                 ``S name=value`` · ``R 0`` · ``K pid`` · ``V value`` · ``G`` ``H`` · ``d data`` ·
                 ``1`` ``2`` ``3`` ``n`` ``s`` ``I`` ``c``
 
@@ -32,7 +32,10 @@ from hyperdrive_client.proxy.core.core import Core
 from hyperdrive_client.proxy.core.expected import Action
 from hyperdrive_client.proxy.core.origin_session import OriginSession, OriginState
 from hyperdrive_client.proxy.core.origin_startup import ConnectFailure
+from hyperdrive_client.proxy.core.read_back import PATIENCE, query
+from hyperdrive_client.proxy.core.session_variables import replay
 from hyperdrive_client.proxy.settings import Limits, Settings
+from hyperdrive_client.sql.facts import ANYTHING
 
 ADDRESS = Address("127.0.0.1", 5432)
 REPORTED = {"client_encoding": "UTF8", "server_version": "18.0"}
@@ -103,7 +106,9 @@ def encode_answer(line: str) -> bytes:
     if kind == "T":
         body = b"\x00\x01" + text + b"\x00" + bytes(6) + m.INT32.pack(25) + bytes(8)
     elif kind == "D":
-        body = b"\x00\x01" + m.INT32.pack(len(text)) + text
+        columns = text.split(b"\t")
+        values = b"".join(m.INT32.pack(len(column)) + column for column in columns)
+        body = m.INT16.pack(len(columns)) + values
     elif kind in ("E", "N"):
         fatal = rest.startswith("FATAL ")
         sqlstate, _, words = rest.removeprefix("FATAL ").partition(" ")
@@ -139,7 +144,12 @@ def decode_answer(kind: str, body: bytes) -> str:
     if kind == "T":
         return f"T {body[2 : body.index(0, 2)].decode()}"
     if kind == "D":
-        return f"D {body[6:].decode()}"
+        columns, at = [], 2
+        for _ in range(m.INT16.unpack_from(body)[0]):
+            stop = at + 4 + m.INT32.unpack_from(body, at)[0]
+            columns.append(body[at + 4 : stop].decode())
+            at = stop
+        return f"D {chr(9).join(columns)}"
     if kind in ("E", "N"):
         fields = m.error_fields(body)
         severity = "FATAL " if fields.get("V") == "FATAL" else ""
@@ -300,6 +310,8 @@ class Server(Peer):
         """Who asked for them, first come first."""
         self.aborted = False
         self.closing = False
+        self.read_back_names = ""
+        """The custom settings that the last read-back asked for."""
 
     def sends(self, *lines: str) -> None:
         """All in one write."""
@@ -365,6 +377,50 @@ class Server(Peer):
             answers = {"P": ["1"], "B": ["2"], "C": ["3"], "E": done[:1], "S": done[1:], "Q": done}
             self.sends(*(answer for line in heard for answer in answers.get(line[0], ())))
         return asked
+
+    def is_set(self, *steps: str, reports: Iterable[str] = ()) -> None:
+        """Is told to change settings, ``name=value`` or ``name`` to reset it, and does."""
+        messages, _ = replay(
+            [
+                (name.encode(), value.encode() if equals else None)
+                for name, equals, value in (step.partition("=") for step in steps)
+            ]
+        )
+        heard = self.hears()
+        assert heard == [*(decode(*each) for each in take_messages(bytearray(messages))), "S"]
+        answers = {"P": "1", "B": "2", "E": "C SELECT 1", "C": "3"}
+        statuses = [f"S {each}" for each in reports]
+        self.sends(*(answers[line[0]] for line in heard[:-1]), *statuses, "Z I")
+
+    def is_read_back(self, *rows: str, patiently: bool = False) -> int:
+        """Is asked what the session has, and answers; what it was asked for.
+
+        Each of ``rows`` is ``name=value`` for a setting, or the number of what was found.
+        """
+        traces, answers = self.reads_back(*rows, patiently=patiently)
+        self.sends(*answers)
+        return traces
+
+    def reads_back(self, *rows: str, patiently: bool = False) -> tuple[int, list[str]]:
+        """What the proxy asks for, and the answers that would be given."""
+        heard = self.hears()
+        texts = {each.server_name: each.text for each in self.session.statements}
+        bound = [line[4:].split() for line in heard if line.startswith("B <-")]
+        asked = [texts[name.encode()] for name, *_ in bound]
+        assert asked[:-1] == ([PATIENCE] if patiently else [])
+        (traces,) = (traces for traces in range(ANYTHING + 1) if query(traces) == asked[-1])
+        parts = "".join(line[0] for line in heard)
+        assert re.fullmatch("P?BE" * len(bound) + "C*S", parts), heard
+        self.read_back_names = bound[-1][1]
+        data = [f"D {row.replace('=', chr(9), 1) if '=' in row else row + chr(9)}" for row in rows]
+        answers: list[str] = []
+        left = len(bound)
+        for part in parts[:-1]:
+            if part == "E":
+                left -= 1
+                answers += data if not left else [f"D {chr(9)}"]
+            answers.append({"P": "1", "B": "2", "E": "C SELECT", "C": "3"}[part])
+        return traces, [*answers, "Z I"]
 
     def is_cleaned(self, *, rollback: bool = False) -> None:
         """Is told to forget the client, and does."""

@@ -41,8 +41,7 @@ class TestLinks:
         one.sends("1", "2", "D x", "C SELECT 1", "3", "S TimeZone=UTC", "Z I")
         other.is_welcomed()
         plain.sends("Q begin read write")
-        one.receives("Q DISCARD ALL")
-        one.sends("C DISCARD ALL", "S TimeZone=GMT", "Z I")
+        one.is_set("timezone", reports=["TimeZone=GMT"])
         one.receives("Q begin read write")
         other.sends("Q select 1")
         two = proxy.servers[1]
@@ -63,7 +62,7 @@ class TestLinks:
     def test_the_link_ends_with_the_transaction(self, proxy):
         client, server = proxy.pair()
         for text, status, state in (
-            ("begin", "T", "linked"),
+            ("begin read write", "T", "linked"),
             ("select fail", "E", "linked"),
             ("rollback", "I", "idle"),
         ):
@@ -300,11 +299,10 @@ class TestReplay:
         zoned.is_welcomed(TimeZone="UTC")
         return plain, zoned, server
 
-    def test_who_asks_for_nothing_gets_a_clean_one(self, three):
+    def test_who_asks_for_nothing_gets_what_a_new_session_has(self, three):
         plain, _, server = three
         plain.sends("Q select 1")
-        server.receives("Q DISCARD ALL")
-        server.sends("C DISCARD ALL", "S TimeZone=GMT", "Z I")
+        server.is_set("timezone", reports=["TimeZone=GMT"])
         server.receives("Q select 1")
         server.sends("C SELECT 1", "Z I")
         plain.receives("S TimeZone=GMT", "C SELECT 1", "Z I")
@@ -312,12 +310,11 @@ class TestReplay:
     def test_settings_are_in_force_before_the_first_query(self, three):
         plain, zoned, server = three
         plain.sends("Q select 1")
-        server.sends("C DISCARD ALL", "S TimeZone=GMT", "Z I")
+        server.is_set("timezone", reports=["TimeZone=GMT"])
         server.hears()
         server.sends("C SELECT 1", "Z I")
         zoned.sends("Q select 2")
-        assert server.hears()[-1] == "S"
-        server.sends("1", "2", "D x", "C SELECT 1", "3", "S TimeZone=UTC", "Z I")
+        server.is_set("timezone=UTC", reports=["TimeZone=UTC"])
         server.receives("Q select 2")
         server.sends("C SELECT 1", "Z I")
         zoned.receives("C SELECT 1", "Z I")
@@ -330,33 +327,30 @@ class TestReplay:
     def test_a_replay_that_fails_is_the_clients_error(self, three):
         plain, zoned, server = three
         plain.sends("Q select 1")
-        server.sends("C DISCARD ALL", "S TimeZone=GMT", "Z I")
+        server.is_set("timezone", reports=["TimeZone=GMT"])
         server.sends("C SELECT 1", "Z I")
         server.hears()
         zoned.sends("Q select 2")
         server.hears()
         server.sends("1", "2", "E 22023 no more", "Z I")
         zoned.receives("E 22023 no more", "Z I")
-        server.is_cleaned()
-        assert (server.state, zoned.state) == ("idle", "idle")
+        # What is in force there now nobody knows.
+        server.receives("X")
+        assert (server.state, zoned.state) == ("closing", "idle")
 
-    def test_an_origin_that_cannot_be_cleaned_is_closed(self, three):
-        plain, _, server = three
-        plain.sends("Q select 1")
-        server.receives("Q DISCARD ALL")
-        server.sends("E 53200 out of memory", "Z I")
-        plain.receives("E 53200 out of memory", "Z I")
-        server.receives("Q DISCARD ALL")
-        server.sends("E 53200 out of memory", "Z I")
+    def test_an_origin_that_cannot_be_cleaned_is_closed(self, proxy):
+        client, server = proxy.linked()
+        client.vanishes()
+        server.receives("Q ROLLBACK", "Q DISCARD ALL")
+        server.sends("C ROLLBACK", "Z I", "E 53200 out of memory", "Z I")
         server.receives("X")
         assert server.closing
 
     def test_a_client_that_vanishes_in_between(self, three):
         plain, _, server = three
         plain.sends("Q select 1")
-        server.receives("Q DISCARD ALL")
         plain.vanishes()
-        server.sends("C DISCARD ALL", "S TimeZone=GMT", "Z I")
+        server.is_set("timezone", reports=["TimeZone=GMT"])
         server.receives()
         server.cancel_is_done()
         server.is_cleaned()
@@ -388,12 +382,13 @@ class TestReplay:
     def test_a_change_that_the_client_hears_of_itself_is_not_told_again(self, proxy):
         client, server = proxy.pair()
         client.sends("Q set timezone to 'UTC'")
+        server.receives("Q set timezone to 'UTC'")
         server.sends("C SET", "S TimeZone=UTC", "Z I")
         client.receives("C SET", "S TimeZone=UTC", "Z I")
-        server.hears()
-        server.sends("C DISCARD ALL", "S TimeZone=GMT", "Z I")
+        server.is_read_back("timezone=UTC")
         client.sends("Q select 1")
-        client.receives("S TimeZone=GMT")
+        server.receives("Q select 1")
+        client.receives()
 
 
 class TestConnecting:

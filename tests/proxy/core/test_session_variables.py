@@ -14,7 +14,9 @@ from hyperdrive_client.protocol import messages as m
 from hyperdrive_client.protocol.framing import client_framer
 from hyperdrive_client.proxy.core.session_variables import (
     Settings,
+    after_transaction,
     application_name,
+    changes,
     effective,
     replay,
     startup_settings,
@@ -138,14 +140,79 @@ def state(connection: psycopg.Connection[tuple[object, ...]]) -> list[tuple[obje
 
 @given(SETTINGS)
 def test_each_setting_is_one_bind_of_one_statement(settings: Settings) -> None:
-    stream, count = replay(settings)
-    assert count == len(settings)
+    stream, kinds = replay(changes((), settings))
     chunk = client_framer().feed(stream)
     messages = [stream[start:stop] for _, start, stop in chunk[1]]
-    assert messages.pop(0) == m.parse(b"", b"SELECT pg_catalog.set_config($1,$2,false)")
-    assert messages == [
-        message for setting in settings for message in (m.bind(b"", b"", setting), m.execute())
-    ]
+    assert kinds == [kind for kind, _, _ in chunk[1]]
+    # Nothing of it is left for a client to bind.
+    assert messages.pop() == m.close_statement(b"")
+    if settings:
+        assert messages.pop(0) == m.parse(b"", b"SELECT pg_catalog.set_config($1,$2,false)")
+    assert len(messages) == 2 * len(settings)
+    assert set(messages[1::2]) <= {m.execute()}
+    assert sorted(messages[::2]) == sorted(m.bind(b"", b"", setting) for setting in settings)
+
+
+ROLES = st.lists(
+    st.sampled_from([(b"role", b"a"), (b"role", b"b"), (b"session_authorization", b"c")]),
+    unique_by=lambda each: each[0],
+)
+
+
+@given(SETTINGS, SETTINGS, ROLES, ROLES)
+def test_a_difference_turns_one_session_into_the_other(
+    have: Settings,
+    want: Settings,
+    had: list[tuple[bytes, bytes]],
+    wanted: list[tuple[bytes, bytes]],
+) -> None:
+    before, after = dict(have) | dict(had), dict(want) | dict(wanted)
+    steps = changes(tuple(sorted(before.items())), tuple(sorted(after.items())))
+    session = dict(before)
+    for name, value in steps:
+        if name not in (b"role", b"session_authorization"):
+            # Whatever role is set may not be allowed to change it.
+            assert not session.keys() & {b"role", b"session_authorization"}
+        if value is None:
+            del session[name]
+        else:
+            session[name] = value
+    assert session == after
+
+
+def test_nothing_is_changed_that_is_the_same() -> None:
+    settings = ((b"a", b"1"), (b"b", b"2"))
+    assert changes(settings, settings) == []
+    assert changes(settings, ((b"a", b"1"), (b"b", b"3"))) == [(b"b", b"3")]
+
+
+def test_the_encoding_comes_first_and_roles_last() -> None:
+    want = ((b"application", b"x"), (b"client_encoding", b"latin1"), (b"role", b"r"))
+    assert [name for name, _ in changes((), want)] == [b"client_encoding", b"application", b"role"]
+    assert [name for name, _ in changes(want, ())] == [b"role", b"client_encoding", b"application"]
+
+
+def test_a_role_is_left_before_other_settings_change_and_taken_again() -> None:
+    have = ((b"role", b"r"), (b"work_mem", b"1MB"))
+    want = ((b"role", b"s"), (b"work_mem", b"2MB"))
+    assert changes(have, want) == [(b"role", None), (b"work_mem", b"2MB"), (b"role", b"s")]
+
+
+def test_custom_settings_are_emptied_because_they_cannot_be_reset() -> None:
+    messages, _ = replay([(b"my.setting", None), (b"work_mem", None)])
+    assert m.bind(b"", b"", (b"my.setting", b"")) in messages
+    assert b'RESET "my.setting"' not in messages
+    assert b'RESET "work_mem"' in messages
+
+
+def test_what_a_session_started_with_and_is_not_there_is_back_at_its_start() -> None:
+    startup = ((b"timezone", b"UTC"), (b"work_mem", b"1MB"))
+    in_force = ((b"datestyle", b"German"), (b"work_mem", b"2MB"))
+    assert after_transaction(startup, in_force) == (
+        (b"datestyle", b"German"),
+        (b"timezone", b"UTC"),
+        (b"work_mem", b"2MB"),
+    )
 
 
 @given(SETTINGS, st.dictionaries(NAMES, VALUES), st.dictionaries(NAMES, VALUES))

@@ -144,8 +144,8 @@ class TestNamed:
         server.receives("Q rollback")
         server.sends("C ROLLBACK", "Z I")
         client.receives("C ROLLBACK", "Z I")
-        server.is_cleaned()
-        assert server.state == "idle"
+        # The one made there under the client's name goes.
+        assert server.hears()[-2:] == ["C S s", "S"]
 
     def test_the_old_statement_outlives_a_second_parse_of_its_name(self, proxy):
         client, server = proxy.linked()
@@ -736,20 +736,50 @@ class TestUnnamed:
 
 
 class TestForgetting:
-    @pytest.mark.parametrize("text", ["DEALLOCATE ALL", "DISCARD ALL"])
-    def test_all_by_query(self, proxy, text):
+    def test_all_by_query(self, proxy):
         client, server = proxy.linked()
         name = prepared(client, server)
-        client.sends(f"Q {text}")
-        server.receives(f"Q {text}")
-        server.sends(f"C {text}", "Z T")
-        client.receives(f"C {text}", "Z T")
+        client.sends("Q DEALLOCATE ALL")
+        server.receives("Q DEALLOCATE ALL")
+        server.sends("C DEALLOCATE ALL", "Z T")
+        client.receives("C DEALLOCATE ALL", "Z T")
         client.sends("B <-s", "S")
         server.receives("B <-s", "S")
         server.sends("E 26000 none", "Z T")
         client.hears()
         client.sends("P s: select 1", "S")
         server.receives(f"P {name}: select 1", "S")
+
+    def test_all_by_discard(self, proxy):
+        client, server = proxy.linked()
+        name = prepared(client, server)
+        ends(client, server)
+        client.sends("Q DISCARD ALL")
+        server.receives("Q DISCARD ALL")
+        server.sends("C DISCARD ALL", "Z I")
+        client.receives("C DISCARD ALL", "Z I")
+        server.is_read_back()
+        client.sends("B <-s", "S")
+        server.receives("B <-s", "S")
+        server.sends("E 26000 none", "Z I")
+        client.hears()
+        client.sends("P s: select 1", "B <-s", "S")
+        server.receives(f"P {name}: select 1", f"B <-{name}", "S")
+
+    @pytest.mark.parametrize("text", ["discard all", "/* c */ discard all", "DISCARD ALL;"])
+    def test_what_comes_behind_a_discard_is_prepared_anew(self, proxy, text):
+        client, server = proxy.linked()
+        prepared(client, server)
+        ends(client, server)
+        client.sends(f"Q {text}", "P t: select 1", "B <-t", "S")
+        heard = server.hears()
+        server.sends("C DISCARD ALL", "Z I")
+        heard += server.hears()
+        (parse,) = (line for line in heard if line.endswith(": select 1"))
+        assert heard[heard.index(parse) + 1 :][:2] == [f"B <-{server_name(parse)}", "S"]
+        server.sends("1", "2", "Z I")
+        client.receives("C DISCARD ALL", "Z I", "1", "2", "Z I")
+        assert list(client.session.statements) == [b"t"]
 
     def test_all_by_the_extended_protocol(self, proxy):
         client, server = proxy.linked()
@@ -812,7 +842,7 @@ class TestForgetting:
         client.receives("E 26000", "Z E")
 
     @pytest.mark.parametrize(
-        "text", ["/* c */ deallocate all", "select 1; discard all", "deallocate all; select 1"]
+        "text", ["/* c */ deallocate all", "select 1; deallocate all", "deallocate all; select 1"]
     )
     def test_all_in_a_longer_text(self, proxy, text):
         client, server = proxy.linked()
@@ -845,7 +875,7 @@ class TestForgetting:
         client.sends("D S s", "S")
         server.receives(f"D S {name}", "S")
 
-    def test_our_own_discard_all_leaves_the_clients_statements(self, start):
+    def test_a_change_of_settings_leaves_the_statements(self, start):
         proxy = start(origin_connection_limit=1)
         first, server = proxy.linked()
         name = prepared(first, server)
@@ -856,8 +886,19 @@ class TestForgetting:
         server.sends("1", "2", "D x", "C SELECT 1", "3", "Z I")
         other.is_welcomed()
         first.sends("B <-s", "S")
-        server.receives("Q DISCARD ALL")
-        server.sends("C DISCARD ALL", "Z I")
+        server.is_set("search_path")
+        server.receives(f"B <-{name}", "S")
+
+    def test_our_own_discard_all_empties_the_books_of_the_origin_alone(self, start):
+        proxy = start(origin_connection_limit=1)
+        client, server = proxy.linked()
+        name = prepared(client, server)
+        ends(client, server)
+        other = proxy.client()
+        begins(other, server)
+        other.vanishes()
+        server.is_cleaned(rollback=True)
+        client.sends("B <-s", "S")
         server.receives(f"P {name}: select 1", f"B <-{name}", "S")
 
 
