@@ -669,12 +669,7 @@ class ClientSession:
                         replacement += self._sync_after(stop, len(buffer))
                 elif kind == m.TERMINATE:
                     self._flush(origin, pieces, buffer[start:position])
-                    if index == first and expected:
-                        # It does not wait for the answers: what runs is of no use to anybody.
-                        self.effects.append(CloseClient(self))
-                        self.lost(now)
-                    else:
-                        self.close(now)
+                    self.close(now)
                     return
                 elif kind != m.COPY_DATA and kind != m.FLUSH:
                     raise ClientProtocolError(f"invalid frontend message type {kind}")
@@ -873,7 +868,8 @@ class ClientSession:
     def _query(
         self, origin: OriginSession, facts: Facts, buffer: bytes, position: int, stop: int
     ) -> bytes | None:
-        change: Change | None = Unnamed(self, origin) if origin.batch_open else None
+        in_batch = origin.batch_open
+        change: Change | None = Unnamed(self, origin) if in_batch else None
         # PostgreSQL, "Simple Query": it ends the unnamed statement.
         self.unnamed = origin.unnamed = None
         origin.batch_open = False
@@ -891,7 +887,8 @@ class ClientSession:
             message = buffer[position:stop]
         if facts.resets and self.initial and stop <= len(buffer):
             self._note_resets(text)
-        if not self._resets:
+        if not self._resets or in_batch:
+            # Within a batch, its Sync is the time.
             origin.expected.append(Expected(m.QUERY, change=change) if change else e.QUERY)
             return before + message
         # The client hears that it is done when what it started with is in force again.

@@ -610,10 +610,9 @@ class OriginSession:
         if b"VFATAL\x00" not in body and b"VPANIC\x00" not in body:
             return False
         client = self.client
-        if client is not None and self.state is _LINKED and client.outlives_link(self):
-            return True
-        self.fatal = True
-        return False
+        goes_on = client is not None and not self.is_at_rest and client.outlives_link(self)
+        self.fatal = not (goes_on and self.state is _LINKED)
+        return not self.fatal
 
     def _end(self, data: bytes, failure: ConnectFailure, now: float) -> None:
         """The link is over, though the transaction was not; the client gets what came before."""
@@ -628,7 +627,8 @@ class OriginSession:
         """Whether the error is ours alone."""
         if head is None:
             # Right behind the end of a transaction: the client's link ends there.
-            return self.status == m.IDLE and not self.batch_open
+            pinned = self.client is not None and self.client.pinned
+            return self.status == m.IDLE and not self.batch_open and not pinned
         if head.kind in e.ENDS_IN_READY:
             if head.change is not None:
                 head.change.undo(self, failed=True)

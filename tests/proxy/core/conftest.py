@@ -6,7 +6,8 @@ from a client   ``Q text`` · ``P name: text [oid,oid]`` · ``B portal<-statemen
                 ``D S name`` · ``C P name`` · ``E portal/rows`` · ``F oid`` · ``d data`` ·
                 ``f reason`` · ``p data`` · ``S`` ``H`` ``X`` ``c``
 from an origin  ``T column`` · ``D value`` (columns with a tab between them) · ``C tag`` · ``Z I`` ·
-                ``t oid,oid`` · ``E code text`` · ``E FATAL code text`` · ``N code text`` · ``A pid channel payload`` ·
+                ``t oid,oid`` · ``E code text`` · ``E FATAL code text`` · ``N code text`` ·
+                ``A pid channel payload`` ·
                 ``S name=value`` · ``R 0`` · ``K pid`` · ``V value`` · ``G`` ``H`` · ``d data`` ·
                 ``1`` ``2`` ``3`` ``n`` ``s`` ``I`` ``c``
 
@@ -16,7 +17,7 @@ An expected error may leave out its text.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 

@@ -6,8 +6,8 @@ must be, message by message, what that one says. Bytes move in random pieces, in
 clients may vanish, ask for a cancel, or have their own start-up settings; origins may be lost.
 
 Two differences are allowed. Which ParameterStatus come, and where: what they have said when
-ReadyForQuery comes must be the same. And in the rest of a pipeline after RESET the origin's value is
-in force, not that which the client has started with.
+ReadyForQuery comes must be the same. And in the rest of a pipeline after RESET the origin's value
+is in force, not that which the client has started with.
 """
 
 from __future__ import annotations
@@ -677,7 +677,9 @@ class World:
         if index not in self.hurt:
             statements = self.clients[index].session.statements
             known = {name.decode(): each.text.decode() for name, each in statements.items()}
-            assert known == self.direct[index].statements, f"{known} {self.direct[index].statements}"
+            assert known == self.direct[index].statements, (
+                f"{known} {self.direct[index].statements}"
+            )
             if self.clients[index].state == "idle":
                 session = dict(self.clients[index].session.settings)
                 expected = self.direct[index].session.settings
@@ -686,7 +688,9 @@ class World:
     def compare_books(self, server: Any) -> None:
         """What the proxy thinks is at the origin is there."""
         origin, postgres = server.session, self.postgres[server]
-        books = {each.server_name.decode(): each.text.decode().strip() for each in origin.statements}
+        books = {
+            each.server_name.decode(): each.text.decode().strip() for each in origin.statements
+        }
         assert books == postgres.statements, f"{books} {postgres.statements}"
         if origin.unnamed is not None:
             assert origin.unnamed.text.decode() == postgres.unnamed
@@ -724,9 +728,7 @@ worlds = given(
 )
 
 
-def play(
-    wire, given_scripts, data, random, origins, statements, primary, *, accidents
-) -> None:
+def play(wire, given_scripts, data, random, origins, statements, primary, *, accidents) -> None:
     lines = [with_copy_data(script, index, data) for index, script in enumerate(given_scripts)]
     limits = {"origin_connection_limit": origins, "prepared_statements": statements}
     # Without it, currval is a known exception.

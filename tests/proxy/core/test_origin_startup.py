@@ -272,7 +272,7 @@ class TestProtocolVersion:
     def another(self, proxy):
         """An origin connection more, for a new client; all others are in use."""
         client = proxy.client()
-        client.sends("Q begin")
+        client.sends("Q begin read write")
         server = proxy.servers[-1]
         server.client = client
         server.connects()
@@ -283,7 +283,7 @@ class TestProtocolVersion:
         first = waited_for(proxy)
         first.starts(**reported)
         first.client.is_welcomed()
-        first.client.sends("Q begin")
+        first.client.sends("Q begin read write")
         return self.another(proxy)
 
     @pytest.mark.parametrize("version", ["18.0", "18devel", "19.1 (Debian 19.1-1)"])
@@ -302,7 +302,7 @@ class TestProtocolVersion:
         if negotiated:
             server.sends_bytes(m.negotiate_protocol_version(0, ()))
         server.sends("R 0", "K 1", "Z I")
-        server.receives("Q begin")
+        server.receives("Q begin read write")
         assert self.another(proxy).minor == 2
 
     @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ class TestProtocolVersion:
         proxy.later(1)
         proxy.servers[2].starts()
         assert proxy.servers[2].minor == 0
-        proxy.servers[2].receives("Q begin")
+        proxy.servers[2].receives("Q begin read write")
         assert self.another(proxy).minor == 0
 
     @pytest.mark.parametrize("sqlstate", ["0A000", "08P01"])
@@ -543,7 +543,7 @@ class TestPreferStandby:
         for number in (0, 1):
             proxy.servers[number].starts(address=Address("one"), in_hot_standby="off")
         client.is_welcomed()
-        client.sends("Q begin")
+        client.sends("Q select 1")
         other = proxy.client()
         other.sends("Q select 1")
         proxy.servers[2].starts(address=Address("one"), in_hot_standby="off")

@@ -809,7 +809,7 @@ class TestForgetting:
         server.sends("3", "1", "C DEALLOCATE", "Z T")
         client.receives("C DEALLOCATE", "Z T")
         client.sends("B <-s", "S")
-        server.receives("B <-s", "S")
+        server.receives("C S s", "B <-s", "S")
 
     def test_one_by_name_that_fails(self, proxy):
         client, server = proxy.linked()
