@@ -310,7 +310,172 @@ def test_limits_reach_the_proxy(serve: Serve, database: str) -> None:
         assert waited.value.sqlstate == "58000"
 
 
+def test_elsewhere_than_on_loopback_a_certificate_makes_tls_a_must(
+    serve: Serve, certificates: Certificates, database: str
+) -> None:
+    proxy = serve(
+        *("--listen", "0.0.0.0:0"),
+        *("--ssl-cert-file", certificates.server, "--ssl-key-file", certificates.server_key),
+        HYPERDRIVE_URL_HYPERDRIVE=database,
+    )
+    assert proxy.url.endswith("?sslmode=require")
+    url = proxy.url.replace("0.0.0.0", "127.0.0.1")
+    with psycopg.connect(url) as connection:
+        assert connection.pgconn.ssl_in_use
+    with pytest.raises(psycopg.OperationalError, match="the proxy demands TLS"):
+        psycopg.connect(url, sslmode="disable")
+
+
+def test_tls_may_be_allowed_and_clients_certificates_asked_for(
+    serve: Serve, certificates: Certificates, database: str
+) -> None:
+    files = ("--ssl-cert-file", certificates.server, "--ssl-key-file", certificates.server_key)
+    proxy = serve(*files, "--ssl", "allow", HYPERDRIVE_URL_HYPERDRIVE=database)
+    for mode in ("disable", "require"):
+        psycopg.connect(proxy.url, sslmode=mode).close()
+    authority = ("--ssl-ca-file", certificates.ca, "--clientcert", "verify-full")
+    proxy = serve(*files, *authority, "--user", "postgres", HYPERDRIVE_URL_HYPERDRIVE=database)
+    shown = {"sslcert": str(certificates.client), "sslkey": str(certificates.client_key)}
+    psycopg.connect(proxy.url, **shown).close()
+    with pytest.raises(psycopg.OperationalError, match="valid client certificate"):
+        psycopg.connect(proxy.url)
+
+
 def test_every_limit_has_an_option_but_for_two() -> None:
     options = {parameter.name for parameter in serve_command.params}
     without = {"login_timeout", "prepared_statements"}
     assert {field.name for field in fields(Limits)} - options == without
+
+
+def test_hosted_limits_end_a_statement_after_a_minute(serve: Serve, database: str) -> None:
+    proxy = serve("--hosted-limits", HYPERDRIVE_URL_HYPERDRIVE=database)
+    assert value(proxy.url, "SHOW statement_timeout") == "1min"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "expected"),
+    [
+        (["NOSUCH"], {}, "HYPERDRIVE_URL_NOSUCH"),
+        (["--binding", "postgresql://u:hush@h/d"], {}, "not a connection string"),
+        (["--connection-string", "-"], {}, "standard input"),
+        (["--connection-string", "mysql://u:hush@h/d"], {}, "only PostgreSQL"),
+        (["--connection-string-env", "NOSUCH"], {}, "environment variable NOSUCH"),
+        (["--auth", "trust", "--listen", "10.0.0.1:1", "--without-tls"], {}, "trust"),
+        (["--config", "nosuch.toml"], {}, "nosuch.toml"),
+        (["--password-file", "nosuch"], {}, "nosuch cannot be read"),
+        (["--origin-connection-limit", "0"], {}, "at least 1"),
+        (["--origin-connection-limit", "4", "--hosted-limits"], {}, "minimum is 5"),
+        (["--listen", "127.0.0.1:7", "--auth", "trust"], {"PORT": "7"}, "where this proxy"),
+        (["--unix-socket", "."], {"SOCKET": "1"}, "where this proxy"),
+        (["--ssl-cert-file", "nosuch.pem"], {}, "nosuch.pem with the key in"),
+        (["--ssl-cert-file", "x", "--unix-socket", "."], {}, "a Unix socket has no TLS"),
+        (["--ssl-cert-file", "x", "--clientcert", "verify-ca"], {}, "needs ssl_ca_file"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    run: Run, tmp_path: Path, arguments: list[str], variables: dict[str, str], expected: str
+) -> None:
+    origin = f"postgresql://u:hush@localhost:{variables.get('PORT', '5432')}/d"
+    if "SOCKET" in variables:
+        origin = f"host={tmp_path} user=u password=hush dbname=d"
+    done = run("serve", *arguments, HYPERDRIVE_URL_HYPERDRIVE=origin)
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert expected in line
+    assert "hush" not in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["DB", "--binding", "DB"],
+        ["DB", "--connection-string-env", "X"],
+        ["--connection-string", "-", "--connection-string-env", "X"],
+        ["--listen", "127.0.0.1:1", "--unix-socket", "."],
+        ["--listen", "127.0.0.1"],
+        ["--listen", "127.0.0.1:65536"],
+        ["--listen", "0.0.0.0:0"],
+        ["--ssl", "require"],
+        ["--ssl-key-file", "server.key"],
+        ["--ssl-ca-file", "ca.pem"],
+        ["--clientcert", "verify-ca"],
+        ["--ssl-cert-file", "server.pem", "--without-tls"],
+        ["--ssl-cert-file", "server.pem", "--ssl", "off"],
+        ["--unix-socket", "nosuch"],
+        ["--auth", "md5"],
+        ["--pool-timeout", "soon"],
+        ["--nosuch"],
+    ],
+)
+def test_wrong_usage_ends_with_2(run: Run, arguments: list[str]) -> None:
+    done = run("serve", *arguments, HYPERDRIVE_URL_HYPERDRIVE="postgresql://u:p@localhost/d")
+    assert done.exit_code == 2, done.stderr
+    assert done.stderr.startswith("Usage: hyperdrive serve")
+
+
+def test_a_taken_port_is_said_in_one_line(run: Run, database: str) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        done = run("serve", "--listen", f"127.0.0.1:{port}", HYPERDRIVE_URL_HYPERDRIVE=database)
+    assert done.exit_code == 1
+    assert re.fullmatch(rf"Error: .*127\.0\.0\.1:{port}.*\n", done.stderr)
+
+
+def test_a_broken_wrangler_file_is_named_with_the_line(run: Run, wrangler_file: Path) -> None:
+    wrangler_file.write_text(wrangler_file.read_text().replace('"0f7b1c9e"', "12"))
+    done = run("serve")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: wrangler.jsonc:8: hyperdrive[0].id must be a string")
+
+
+def test_resolve_says_which_source_won_and_no_password(
+    run: Run, wrangler_file: Path, database: str
+) -> None:
+    password = str(urlsplit(database).password)
+    done = run("resolve")
+    assert done.exit_code == 0
+    assert "source    wrangler.jsonc:9, localConnectionString" in done.stdout
+    assert "password  given" in done.stdout
+    assert password not in done.stdout + done.stderr
+    done = run("resolve", "HYPERDRIVE", HYPERDRIVE_URL_HYPERDRIVE="postgresql://u@h:6543/d")
+    assert "source    environment variable HYPERDRIVE_URL_HYPERDRIVE" in done.stdout
+    assert "host      h:6543" in done.stdout
+    assert "password  none" in done.stdout
+    assert "sslmode   require" in done.stdout
+
+
+def test_resolve_takes_a_file_and_an_environment(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "other.toml").write_text(
+        '[[env.staging.hyperdrive]]\nbinding = "DB"\nid = "1"\n'
+        'localConnectionString = "postgresql://u:p@staging/d"\n'
+    )
+    done = run("resolve", "DB", "--config", "other.toml", "--env", "staging")
+    assert "host      staging:5432" in done.stdout
+
+
+def test_resolve_says_that_the_password_is_in_the_password_file(run: Run, tmp_path: Path) -> None:
+    passwords = tmp_path / "pgpass"
+    passwords.write_text("*:*:*:*:hush\n")
+    passwords.chmod(0o600)
+    done = run("resolve", HYPERDRIVE_URL_HYPERDRIVE="postgresql://u@h/d", PGPASSFILE=str(passwords))
+    assert "password  in the password file" in done.stdout
+
+
+def test_a_process_ends_with_1_a_line_and_its_warnings(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "resolve"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment(WRANGLER_HYPERDRIVE_LOCAL_CONNECTION_STRING_HYPERDRIVE="mysql://u:p@h/d"),
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    warning, error = done.stderr.splitlines()
+    assert re.fullmatch(r"Warning: .*is deprecated; use CLOUDFLARE_.*", warning)
+    assert re.fullmatch(r"Error: .*only PostgreSQL.*", error)
+
+
+def test_the_version_is_the_packages(run: Run) -> None:
+    assert run("--version").stdout == f"hyperdrive {hyperdrive_client.__version__}\n"
