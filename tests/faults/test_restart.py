@@ -176,12 +176,12 @@ def test_an_origin_that_is_out_of_connections_is_waited_for(
 ) -> None:
     proxy = start_proxy()
     client = proxy.connect(autocommit=True)
-    row = client.execute("SELECT pg_backend_pid()").fetchone()
+    ask(client)
     taken = []
     with pytest.raises(psycopg.OperationalError, match="too many clients"):
         while True:
             taken.append(psycopg.connect(server.connection_string, autocommit=True))
-    taken[0].execute("SELECT pg_terminate_backend(%s, 10000)", row)
+    taken[0].execute("SELECT pg_terminate_backend(%s, 10000)", (*proxy.process_ids,))
     taken.append(psycopg.connect(server.connection_string, autocommit=True))
     waiting = pool.submit(ask, client)
     wait_for_the_longest_pause(proxy, wait_until)
