@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -125,6 +126,17 @@ def test_a_transaction_left_open_is_rolled_back(
     with proxy.connect(autocommit=True) as other:
         assert items(other) == (None,)
     ends_with(client, sqlstate, "SELECT 1")
+
+
+def test_each_transaction_of_a_pinned_session_has_its_own_time(start_proxy: StartProxy) -> None:
+    proxy = start_proxy(transaction_timeout=0.5)
+    with proxy.connect(autocommit=True) as client:
+        client.execute("CREATE TEMP TABLE mine (n int)")
+        began = time.monotonic()
+        while time.monotonic() - began < 1.5:
+            client.execute("BEGIN")
+            client.execute("INSERT INTO mine VALUES (1)")
+            client.execute("COMMIT")
 
 
 def test_a_client_that_is_idle_too_long_is_ended(
