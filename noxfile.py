@@ -52,6 +52,15 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """The origin broken in every way, figures printed, and more restarts under load."""
+    session.install("-e", ".[dev]")
+    environment = {"FAULT_RESTARTS": "40"}
+    arguments = session.posargs or ["tests/faults"]
+    session.run("pytest", "-n", "0", "-s", "--timeout", "600", *arguments, env=environment)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """pgbench through the proxy beside PgBouncer and without either; see docs/benchmarks.md."""
     session.install("-e", ".[demo]")

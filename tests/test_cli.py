@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
@@ -21,6 +22,8 @@ from click.testing import CliRunner, Result
 
 import hyperdrive_client
 from hyperdrive_client.cli import main
+from hyperdrive_client.cli import serve as serve_command
+from hyperdrive_client.proxy.settings import Limits
 
 if TYPE_CHECKING:
     from .conftest import Certificates
@@ -336,6 +339,12 @@ def test_tls_may_be_allowed_and_clients_certificates_asked_for(
     psycopg.connect(proxy.url, **shown).close()
     with pytest.raises(psycopg.OperationalError, match="valid client certificate"):
         psycopg.connect(proxy.url)
+
+
+def test_every_limit_has_an_option_but_for_two() -> None:
+    options = {parameter.name for parameter in serve_command.params}
+    without = {"login_timeout", "prepared_statements"}
+    assert {field.name for field in fields(Limits)} - options == without
 
 
 def test_hosted_limits_end_a_statement_after_a_minute(serve: Serve, database: str) -> None:

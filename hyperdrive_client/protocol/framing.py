@@ -182,11 +182,14 @@ def client_framer() -> Framer:
 
 
 def password_framer() -> Framer:
-    """For what a client sends while it authenticates: PostgreSQL's PG_MAX_AUTH_TOKEN_LENGTH."""
+    """For what a client sends while it authenticates, whose proofs are far smaller.
+
+    PostgreSQL takes 1024 bytes of SASL (PG_MAX_SASL_MESSAGE_LENGTH).
+    """
     return Framer(
         streamed={},
         unlisted=frozenset(),
-        limits={m.PASSWORD: 65535},
+        limits={m.PASSWORD: _SMALL},
         limit=None,
         error=ClientProtocolError,
     )

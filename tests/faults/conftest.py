@@ -56,11 +56,12 @@ class Relay:
         listening = socket.create_server(("127.0.0.1", 0))
         self.port: int = listening.getsockname()[1]
         self.take_over(listening)
+        listening.close()
 
     def take_over(self, listening: socket.socket) -> None:
         """Accept from another listening socket as well."""
-        self._listening.append(listening)
-        self._start(self._accept, listening)
+        self._listening.append(listening.dup())
+        self._start(self._accept, self._listening[-1])
 
     def hold(self) -> None:
         """Take connections from now on, and pass nothing on until :meth:`release`."""
@@ -150,6 +151,11 @@ class Front:
     @property
     def pool(self) -> Pool:
         return self.core.pool
+
+    @property
+    def process_ids(self) -> set[int]:
+        """Those of its backends at the origin; clients are given others."""
+        return {each.process_id for each in self.pool.origins}
 
     def backends(self) -> list[tuple[Any, ...]]:
         """Process id, state and query of each of the proxy's connections at the origin."""

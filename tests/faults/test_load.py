@@ -132,7 +132,7 @@ def test_no_transaction_is_lost_or_invented(
         admin.execute(TABLES)
     clients = [Client(proxy, seed) for seed in range(CLIENTS)]
     ends = threading.Event()
-    threads = [threading.Thread(target=client.run, args=(ends,)) for client in clients]
+    threads = [threading.Thread(target=client.run, args=(ends,), daemon=True) for client in clients]
 
     def committed() -> int:
         return sum(len(client.committed) for client in clients)
@@ -154,7 +154,9 @@ def test_no_transaction_is_lost_or_invented(
     finally:
         ends.set()
         for thread in threads:
-            thread.join()
+            thread.join(20)
+    stuck = [c.connection for c, thread in zip(clients, threads, strict=True) if thread.is_alive()]
+    assert not stuck, f"{stuck}: {proxy.core.clients} {proxy.pool.origins} {proxy.pool.waiting}"
     took = time.monotonic() - began
 
     with proxy.at_origin() as admin:

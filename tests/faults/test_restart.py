@@ -18,9 +18,6 @@ from hyperdrive_client.origin import EmbeddedPostgres
 if TYPE_CHECKING:
     from .conftest import Front, StartProxy
 
-# By itself, pg_backend_pid() is the process id that the proxy gave out.
-BACKEND = "SELECT pid FROM pg_stat_activity WHERE pid = pg_backend_pid()"
-
 WAYS = ["fast", "immediate", "kill"]
 BreakDown = Callable[[str], None]
 WaitUntil = Callable[..., float]
@@ -179,12 +176,12 @@ def test_an_origin_that_is_out_of_connections_is_waited_for(
 ) -> None:
     proxy = start_proxy()
     client = proxy.connect(autocommit=True)
-    row = client.execute(BACKEND).fetchone()
+    ask(client)
     taken = []
     with pytest.raises(psycopg.OperationalError, match="too many clients"):
         while True:
             taken.append(psycopg.connect(server.connection_string, autocommit=True))
-    taken[0].execute("SELECT pg_terminate_backend(%s, 10000)", row)
+    taken[0].execute("SELECT pg_terminate_backend(%s, 10000)", (*proxy.process_ids,))
     taken.append(psycopg.connect(server.connection_string, autocommit=True))
     waiting = pool.submit(ask, client)
     wait_for_the_longest_pause(proxy, wait_until)

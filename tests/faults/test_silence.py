@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 RelayTo = Callable[[int], "Relay"]
 WaitUntil = Callable[..., float]
 
-# By itself, pg_backend_pid() is the process id that the proxy gave out.
-BACKEND = "SELECT pid FROM pg_stat_activity WHERE pid = pg_backend_pid()"
-
 SILENCE = 2.0
 # It is looked for once a second, and begins with the first packet that is sent again.
 NOTICED = SILENCE + 3
@@ -103,13 +100,13 @@ def test_the_transaction_of_a_client_that_has_vanished_is_rolled_back(
         admin.execute("CREATE TABLE IF NOT EXISTS item (text text)")
         admin.execute("TRUNCATE item")
     client = proxy.connect(port=relay.port)
-    row = client.execute(BACKEND).fetchone()
     client.execute("INSERT INTO item VALUES ('half')")
     if state == "running":
         client.pgconn.send_query(b"SELECT pg_sleep(60)")
         proxy.wait_until_active("pg_sleep(60)")
     elif state == "in COPY":
         client.pgconn.exec_(b"COPY item FROM STDIN")
+    before = proxy.process_ids
     relay.cut()
     with proxy.connect(autocommit=True) as other:
         began = time.monotonic()
@@ -117,7 +114,7 @@ def test_the_transaction_of_a_client_that_has_vanished_is_rolled_back(
         assert time.monotonic() - began < NOTICED
         if state != "in COPY":
             # Cleaned, not thrown away.
-            assert other.execute(BACKEND).fetchone() == row
+            assert proxy.process_ids == before
     client.pgconn.finish()
 
 
@@ -203,9 +200,9 @@ def test_an_attempt_that_got_stuck_does_not_keep_others_from_being_served(
 ) -> None:
     proxy = start_proxy(port=relay.port)
     with proxy.at_origin() as admin, proxy.connect(autocommit=True) as client:
-        row = client.execute(BACKEND).fetchone()
+        ask(client)
         relay.hold()
-        admin.execute("SELECT pg_terminate_backend(%s, 10000)", row)
+        admin.execute("SELECT pg_terminate_backend(%s, 10000)", (*proxy.process_ids,))
         wait_until(lambda: not proxy.pool.origins)
         waiting = pool.submit(ask, client)
         wait_until(lambda: any(each.startup for each in proxy.pool.origins))

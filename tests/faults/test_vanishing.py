@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from .conftest import Connection, Front, StartProxy
 
 WaitUntil = Callable[..., float]
-
-# By itself, pg_backend_pid() is the process id that the proxy gave out.
-BACKEND = "SELECT pid FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 
 
 @pytest.fixture
@@ -38,23 +36,19 @@ def items(client: Connection) -> Any:
     return client.execute("SELECT array_agg(n ORDER BY n) FROM item").fetchone()
 
 
-def backend(client: Connection) -> Any:
-    return client.execute(BACKEND).fetchone()
-
-
 @pytest.mark.usefixtures("item")
 def test_who_vanishes_while_a_query_runs_leaves_nothing_behind(start_proxy: StartProxy) -> None:
     proxy = start_proxy(origin_connection_limit=1)
     client = proxy.connect()
-    pid = backend(client)
     client.execute("INSERT INTO item VALUES (1)")
     client.execute("SELECT pg_advisory_lock(7)")
     client.pgconn.send_query(b"INSERT INTO item SELECT 2 FROM pg_sleep(60)")
     proxy.wait_until_active("pg_sleep(60)")
+    before = proxy.process_ids
     hang_up(client)
     with proxy.connect(autocommit=True) as other, proxy.at_origin() as admin:
         assert items(other) == (None,)
-        assert backend(other) == pid
+        assert proxy.process_ids == before
         assert admin.execute("SELECT pg_try_advisory_lock(7)").fetchone() == (True,)
 
 
@@ -111,11 +105,12 @@ def test_a_statement_beyond_the_transaction_timeout_is_undone(
 ) -> None:
     proxy = start_proxy(origin_connection_limit=1, transaction_timeout=0.5)
     client = proxy.connect(autocommit=autocommit)
-    pid = backend(client)
+    client.execute("SELECT 1")
+    before = proxy.process_ids
     ends_with(client, "25P04", "INSERT INTO item SELECT 1 FROM pg_sleep(60)")
     with proxy.connect(autocommit=True) as other:
         assert items(other) == (None,)
-        assert backend(other) == pid
+        assert proxy.process_ids == before
 
 
 @pytest.mark.usefixtures("item")
@@ -131,6 +126,17 @@ def test_a_transaction_left_open_is_rolled_back(
     with proxy.connect(autocommit=True) as other:
         assert items(other) == (None,)
     ends_with(client, sqlstate, "SELECT 1")
+
+
+def test_each_transaction_of_a_pinned_session_has_its_own_time(start_proxy: StartProxy) -> None:
+    proxy = start_proxy(transaction_timeout=0.5)
+    with proxy.connect(autocommit=True) as client:
+        client.execute("CREATE TEMP TABLE mine (n int)")
+        began = time.monotonic()
+        while time.monotonic() - began < 1.5:
+            client.execute("BEGIN")
+            client.execute("INSERT INTO mine VALUES (1)")
+            client.execute("COMMIT")
 
 
 def test_a_client_that_is_idle_too_long_is_ended(
@@ -149,8 +155,14 @@ def test_an_origin_connection_is_replaced_at_the_end_of_its_lifetime(
 ) -> None:
     proxy = start_proxy(max_lifetime=0.5)
     with proxy.connect(autocommit=True) as client:
-        before = backend(client)
-        wait_until(lambda: backend(client) != before)
+        client.execute("SELECT 1")
+        before = proxy.process_ids
+
+        def is_replaced() -> bool:
+            client.execute("SELECT 1")
+            return not proxy.process_ids & before
+
+        wait_until(is_replaced)
 
 
 def test_a_statement_timeout_is_the_origins(start_proxy: StartProxy) -> None:

@@ -248,7 +248,7 @@ LIMITS += [
 ]
 LIMITS += [
     (client_framer, ClientProtocolError, m.PARSE, 256 * MIB),
-    (password_framer, ClientProtocolError, m.PASSWORD, 65535),
+    (password_framer, ClientProtocolError, m.PASSWORD, 10_000),
     (origin_framer, OriginProtocolError, m.DATA_ROW, 0x7FFFFFFF),
     (origin_framer, OriginProtocolError, m.COPY_DATA, 0x7FFFFFFF),
     (origin_framer, OriginProtocolError, m.FUNCTION_CALL_RESPONSE, 0x7FFFFFFF),

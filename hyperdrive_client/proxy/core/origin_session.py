@@ -415,6 +415,8 @@ class OriginSession:
                     self.read_back(client, now)
                     return
                 if client.pinned:
+                    # The next transaction begins its own time.
+                    self.since = now
                     return
                 self.client = None
                 client.unlinked(now)

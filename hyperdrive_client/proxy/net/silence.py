@@ -13,6 +13,8 @@ import sys
 from typing import Protocol
 
 _PROBES = 3
+# Seconds; Linux takes no more for any of keepalive's times.
+_LONGEST = 32767
 # struct tcp_info: tcpi_retransmits and tcpi_probes are bytes, tcpi_last_ack_recv is milliseconds.
 _RETRANSMITS, _PROBED = 2, 3
 _LAST_ACK = slice(56, 60)
@@ -39,7 +41,7 @@ def keep_alive(connection: Socket, seconds: float) -> None:
     ):
         option = getattr(socket, name, None)
         if option is not None:
-            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+            connection.setsockopt(socket.IPPROTO_TCP, option, min(value, _LONGEST))
 
 
 class Silence:

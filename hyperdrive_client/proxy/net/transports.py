@@ -55,7 +55,8 @@ class Connection(asyncio.Protocol):
         if self._silence is None or self.transport.is_closing():
             return
         if self._silence.seconds(now) >= limit:
-            logger.warning("%r: nothing is acknowledged for %g s, so it is closed", self, limit)
+            peer = self.transport.get_extra_info("peername")
+            logger.warning("%s acknowledges nothing for %g s: connection closed", peer, limit)
             self.transport.abort()
 
     def hold(self, reason: int) -> None:

@@ -8,6 +8,7 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from ...bindings.connection_string import Address, Origin
 from ...errors import ConfigurationError
@@ -152,11 +153,29 @@ async def _connected(family: int, where: str | tuple[object, ...]) -> socket.soc
 
 
 async def _plain(address: Address, connection: socket.socket, factory: ProtocolFactory) -> None:
+    await _transport(connection, lambda: factory(address, False))
+
+
+async def _transport(
+    connection: socket.socket, factory: Callable[[], asyncio.Protocol], **tls: Any
+) -> asyncio.Transport:
+    """Hand ``connection`` over to the event loop, which closes it from then on.
+
+    uvloop makes a socket its own when its transport has started. If that has failed, or the
+    transport has ended by then, the descriptor is closed already, and the socket would close that
+    number again, whosever it is meanwhile.
+    """
     loop = asyncio.get_running_loop()
-    if address.is_unix:
-        await loop.create_unix_connection(lambda: factory(address, False), sock=connection)
-    else:
-        await loop.create_connection(lambda: factory(address, False), sock=connection)
+    is_unix = connection.family == socket.AF_UNIX
+    create = loop.create_unix_connection if is_unix else loop.create_connection
+    transport: asyncio.Transport | None = None
+    try:
+        transport, _ = await create(factory, sock=connection, **tls)
+        return transport
+    finally:
+        is_uvloop = not isinstance(loop, asyncio.BaseEventLoop)
+        if is_uvloop and (transport is None or transport.is_closing()):
+            connection.detach()
 
 
 async def _with_tls(
@@ -182,8 +201,8 @@ async def _with_tls(
                     "If that is right (Hyperdrive error 2012), add ?sslmode=disable to its "
                     "connection string.",
                 )
-        transport, _ = await loop.create_connection(
-            asyncio.Protocol, sock=connection, ssl=context, server_hostname=address.host
+        transport = await _transport(
+            connection, asyncio.Protocol, ssl=context, server_hostname=address.host
         )
         if transport.is_closing():
             raise ConnectionResetError

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+from collections.abc import Callable
+from typing import cast
 
 import pytest
 
 from hyperdrive_client.bindings.connection_string import Address, Origin
+from hyperdrive_client.proxy.app import _new_event_loop
+from hyperdrive_client.proxy.net import upstream
 from hyperdrive_client.proxy.net.upstream import OriginUnreachableError, open_address, open_origin
 
 
@@ -54,3 +60,40 @@ def test_a_name_that_cannot_be_is_not_found() -> None:
     address = Address("a..b", 5432)
     with pytest.raises(OriginUnreachableError, match="host_not_found"):
         asyncio.run(open_origin(origin_at(address, "disable"), 0, never, 10))
+
+
+class _Aborts(asyncio.Protocol):
+    """Ends its connection as soon as it is made."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast("asyncio.Transport", transport).abort()
+
+
+@pytest.mark.parametrize("new_loop", [_new_event_loop, asyncio.new_event_loop])
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_the_descriptor_of_a_connection_that_ends_at_once_is_closed_once(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], is_cancelled: bool
+) -> None:
+    connection = socket.socket()
+
+    async def run(address: tuple[str, int]) -> None:
+        connection.connect(address)
+        number = connection.fileno()
+        work = upstream._plain(Address(*address), connection, lambda *_: _Aborts())
+        opening = asyncio.ensure_future(work)
+        await asyncio.sleep(0)
+        if is_cancelled:
+            opening.cancel()
+        await asyncio.wait([opening])
+        with pytest.raises(OSError):
+            while True:
+                os.fstat(number)
+                await asyncio.sleep(0)
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        asyncio.Runner(loop_factory=new_loop) as runner,
+    ):
+        runner.run(asyncio.wait_for(run(server.getsockname()), 10))
+    # Whatever has that number from now on is not the socket's to close.
+    assert connection.fileno() == -1
