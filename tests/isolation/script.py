@@ -80,7 +80,9 @@ class Script:
         sleep = m.query(b"SELECT pg_sleep(1000)")
         copy = m.query(b"COPY public.work FROM STDIN")
         copy += m.message(m.COPY_DATA, self.tag().encode() + b"\n")
-        choices = (m.TERMINATE_MESSAGE, b"", insert, query[:cut], insert[:cut], sleep, copy)
+        choices = [m.TERMINATE_MESSAGE, b"", insert, query[:cut], insert[:cut], copy]
+        if "vanish" not in self._without:
+            choices.append(sleep)
         return Goodbye(self.random.choice(choices))
 
     def tag(self) -> str:
