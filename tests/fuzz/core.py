@@ -6,6 +6,7 @@ import contextlib
 import gc
 import re
 import signal
+import time
 import traceback
 import tracemalloc
 from collections import Counter
@@ -21,6 +22,7 @@ from .world import Auth, Event, World
 BLOCK = 50
 # An episode takes some milliseconds of CPU time.
 HANGS_AFTER = 5.0
+SHRINKS_FOR = 15.0
 
 STEADY_EPISODES = 150
 MAX_STEADY_GROWTH = 64 * 1024
@@ -85,12 +87,13 @@ class Fuzz:
         if kind in self.findings.examples:
             return
         # To make a hang smaller would take long.
-        alone = not isinstance(error, TimeoutError) and _outcome(events, auth) == kind
-        shown = _smallest(events, auth, kind) if alone else [*history, *events]
+        again = [] if isinstance(error, TimeoutError) else [events, [*history, *events]]
+        found = next((each for each in again if _outcome(each, auth) == kind), None)
+        shown = [*history, *events] if found is None else _smallest(found, auth, kind)
         whole = "".join(traceback.format_exception(error)[-3:])
         self.findings.examples[kind] = (
             f"{whole}seed {self.seed}, episode {number}"
-            f"{'' if alone else ', only after those before it or not by its events alone'}:\n"
+            f"{', not by these events alone' if found is None else ''}:\n"
             f"from fuzz.world import World\n"
             f"World({auth!r}).play([\n" + "".join(map(_line, shown)) + "])"
         )
@@ -110,11 +113,12 @@ def _line(event: Event) -> str:
 
 
 def _smallest(events: list[Event], auth: Auth, kind: str) -> list[Event]:
-    """Fewer events that end in the same."""
+    """Fewer events that end in the same, as far as there is time."""
+    deadline = time.process_time() + SHRINKS_FOR
     size = len(events) // 2
-    while size:
+    while size and time.process_time() < deadline:
         at = 0
-        while at < len(events):
+        while at < len(events) and time.process_time() < deadline:
             fewer = events[:at] + events[at + size :]
             if _outcome(fewer, auth) == kind:
                 events = fewer

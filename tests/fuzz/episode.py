@@ -14,9 +14,15 @@ from .world import Backend, Broken, Client, Event, World
 
 MOVES = 60
 CLIENTS = 4
+# States of an origin session that last for one answer or two.
+SELDOM = ("cleaning", "ending")
 # A state that nothing leads out of is a hang.
 PATIENCE = 500
 QUERY = m.query(b"select 1")
+TRANSACTIONS = [
+    [m.query(text) for text in (b"begin", b"select 1", end)] for end in (b"commit", b"rollback")
+]
+"""What most clients do all day."""
 
 
 class Episode:
@@ -99,6 +105,11 @@ class Episode:
 
     def _speak(self, number: int, client: Client) -> None:
         random = self.random
+        if client.plan and random.random() < 0.9:
+            self._do("client_sends", number, client.plan.pop(0))
+            return
+        if random.random() < 0.1:
+            client.plan = list(random.choice(TRANSACTIONS))
         kinds = [ord(random.choice(USUAL)) for _ in range(random.choice((1, 1, 2, 5)))]
         if random.random() < self._wildness / 2:
             kinds[0] = random.choice(list(CLIENT))
@@ -128,7 +139,8 @@ class Episode:
         random, output = self.random, backend.server.output
         count = random.choice((1, 1, 2, len(output)))
         messages, output[:] = output[:count], output[count:]
-        if random.random() < self._wildness / 4 or not messages:
+        wild = self._wildness / (1 if backend.session.state.value in SELDOM else 4)
+        if random.random() < wild or not messages:
             wrong = ORIGIN[random.choice(list(ORIGIN))](random)
             if random.random() < 0.5 or not messages:
                 messages.insert(random.randint(0, len(messages)), wrong)

@@ -37,10 +37,10 @@ MAX_GROWTH = 8 * 1024 * 1024
 and for their classification twice 4,096 of at most 4 KiB; new ones come all the time."""
 
 TABLES = "CREATE TABLE things (a int); CREATE SEQUENCE numbers"
-BUSY = (
-    "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'Cloudflare Hyperdrive'"
-    " AND (state <> 'idle' OR xact_start IS NOT NULL)"
-)
+BUSY = """
+    SELECT pid, state, wait_event, query FROM pg_stat_activity
+    WHERE application_name = 'Cloudflare Hyperdrive'
+        AND (state <> 'idle' OR xact_start IS NOT NULL)"""
 
 
 class Broken(Exception):
@@ -126,7 +126,7 @@ class Live:
         except psycopg.Error as error:
             raise Broken(self._story(f"a client that means well hears: {error}")) from error
         deadline = time.monotonic() + HANGS_AFTER
-        while (busy := connection.execute(BUSY).fetchone()) != (0,):
+        while busy := connection.execute(BUSY).fetchall():
             if time.monotonic() > deadline:
                 raise Broken(self._story(f"origin connections are busy for ever: {busy}"))
             time.sleep(0.01)

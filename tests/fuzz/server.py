@@ -16,6 +16,10 @@ COPY_OUT = b"".join(
 NO_DATA = ORIGIN[m.NO_DATA](Random())
 NO_PARAMETERS = ORIGIN[m.PARAMETER_DESCRIPTION](Random())
 SUSPENDED = ORIGIN[m.PORTAL_SUSPENDED](Random())
+ISOLATION = m.message(
+    m.DATA_ROW, b"\x00\x02\x00\x00\x00\x09isolation\x00\x00\x00\x0eread committed"
+)
+"""What the proxy asks before it believes that a read is a read."""
 EMPTY = ORIGIN[m.EMPTY_QUERY_RESPONSE](Random())
 # Late after a failed COPY; and Flush, since nothing is ever kept back.
 _IGNORED = (m.COPY_DATA, m.COPY_DONE, m.COPY_FAIL, m.FLUSH)
@@ -140,7 +144,9 @@ class Server:
             # What the proxy asks for itself has no rows: nothing is left in the session.
             ours = b"pg_catalog" in text and b"set_config" not in text
             self.output += [DESCRIPTION] if kind == "Q" else []
-            if self._random is not None:
+            if b"'isolation'" in text and not self._fails(0.1):
+                self.output.append(ISOLATION)
+            elif self._random is not None:
                 self.output.append(b"" if ours and not self._fails(0.2) else rows(self._random))
             elif not ours:
                 self.output.append(rows(Random(1)))

@@ -7,7 +7,7 @@ from .live import Live
 
 
 def test_the_core_stands_whatever_comes() -> None:
-    fuzz = Fuzz(seed=1)
+    fuzz = Fuzz(seed=5)
     fuzz.play(messages=20_000)
     assert not fuzz.findings.counts, str(fuzz.findings)
     assert fuzz.coverage.messages >= 20_000

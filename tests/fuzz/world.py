@@ -48,6 +48,8 @@ class Client:
         self.data = bytearray()
         self.closed = False
         self.gone = False
+        self.plan: list[bytes] = []
+        """What it is about to send, one after the other."""
 
 
 class Backend:
@@ -176,13 +178,11 @@ class World:
             match effect:
                 case do.SendToClient(session, data):
                     if session.handle.closed:
-                        raise Broken(f"sent to a client that was closed before: {data!r}")
+                        raise Broken(f"sent to a closed client: {data!r}")
                     session.handle.data += data
                 case do.SendToOrigin(session, data):
                     if session.handle.aborted:
-                        raise Broken(
-                            f"sent to an origin connection that was closed before: {data!r}"
-                        )
+                        raise Broken(f"sent to an aborted origin, {session.state.value}: {data!r}")
                     session.handle.data += data
                 case do.CloseClient(session):
                     session.handle.closed = True

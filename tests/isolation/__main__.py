@@ -25,7 +25,9 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--origin-connections", type=int, default=5)
     parser.add_argument(
-        "--without", default="", help=f"comma-separated, of cancel, discard, {', '.join(FAMILIES)}"
+        "--without",
+        default="",
+        help=f"comma-separated, of cancel, discard, vanish, {', '.join(FAMILIES)}",
     )
     parser.add_argument(
         "--direct", action="store_true", help="no proxy: what is wrong is the model"

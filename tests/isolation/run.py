@@ -24,6 +24,8 @@ SHOWN = 8
 """Lines of a session in its story."""
 EXAMPLES = 12
 """Kinds of findings with their story; of others there is one line."""
+ENOUGH = 300
+"""Findings after which a run ends early: a proxy that serves nobody would take hours."""
 
 
 class Wrong(Exception):
@@ -81,7 +83,7 @@ class Run:
         return (
             f"{self.done} requests, {self.answers} answers compared, {self.sessions} sessions, "
             f"{self.cancels} cancels ({self.met} met their statement), "
-            f"{sum(self.findings.counts.values())} wrong; {seconds:.0f} s, "
+            f"{self.findings.counts.total()} wrong; {seconds:.0f} s, "
             f"{self.done / max(seconds, 0.001):.0f} requests/s"
         )
 
@@ -98,7 +100,7 @@ class _Player:
 
     async def play(self) -> None:
         done = number = 0
-        while done < self.quota:
+        while done < self.quota and self.run.findings.counts.total() < ENOUGH:
             done += await self._session(number)
             number += 1
 
@@ -120,7 +122,7 @@ class _Player:
                 await self._exchange(client, exchange)
                 done += exchange.requests
                 run.done += exchange.requests
-            client.send(script.goodbye().data)
+            client.send(script.goodbye())
             self.rows = script.session.committed_rows
             await client.close()
         except (Wrong, Closed, TimeoutError, ConnectionError) as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from random import Random
-from typing import NamedTuple
 
 from hyperdrive_client.protocol import messages as m
 
@@ -18,12 +17,6 @@ QUOTE_LITERAL = 1283
 # With few origin connections, who keeps one keeps others waiting.
 LONGEST_HOLD = 5
 LONGEST_TRANSACTION = 6
-
-
-class Goodbye(NamedTuple):
-    """How a session ends: what is still sent, and whether the socket is then closed at once."""
-
-    data: bytes
 
 
 class Script:
@@ -70,8 +63,8 @@ class Script:
         for _ in range(self.random.randint(3, 40)):
             yield from self._next()
 
-    def goodbye(self) -> Goodbye:
-        """Terminate, or vanish: between messages, within one, or with something half done."""
+    def goodbye(self) -> bytes:
+        """What is sent last: Terminate, nothing, half a message, or what nobody waits for."""
         insert = m.parse(b"", b"INSERT INTO public.work VALUES ($1::text)")
         insert += m.bind(b"", b"", [self.tag().encode()]) + m.execute()
         query = m.query(f"INSERT INTO public.work VALUES ('{self.tag()}')".encode())
@@ -80,8 +73,10 @@ class Script:
         sleep = m.query(b"SELECT pg_sleep(1000)")
         copy = m.query(b"COPY public.work FROM STDIN")
         copy += m.message(m.COPY_DATA, self.tag().encode() + b"\n")
-        choices = (m.TERMINATE_MESSAGE, b"", insert, query[:cut], insert[:cut], sleep, copy)
-        return Goodbye(self.random.choice(choices))
+        choices = [m.TERMINATE_MESSAGE, b"", insert, query[:cut], insert[:cut], copy]
+        if "vanish" not in self._without:
+            choices.append(sleep)
+        return self.random.choice(choices)
 
     def tag(self) -> str:
         self._count += 1
