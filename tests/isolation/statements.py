@@ -222,7 +222,8 @@ def reset(random: Random, session: Session, tag: str) -> Statement:
         text = random.choice((f"RESET {name}", f"SET {name} = DEFAULT", f"SET {name} TO DEFAULT"))
         value = session.defaults[name]
     tag = "RESET" if text.startswith("RESET") else "SET"
-    return Statement(text, _does(tag, lambda s: s.set(name, value)))
+    # In the same text or batch the origin's own value would be in force: docs/limits.md.
+    return Statement(text, _does(tag, lambda s: s.set(name, value)), alone=True)
 
 
 def set_to(session: Session, name: str, value: str, tag: str) -> Result:
@@ -231,7 +232,7 @@ def set_to(session: Session, name: str, value: str, tag: str) -> Result:
 
 
 def reset_all(random: Random, session: Session, tag: str) -> Statement:
-    return Statement("RESET ALL", _does("RESET", lambda s: s.reset_all()))
+    return Statement("RESET ALL", _does("RESET", lambda s: s.reset_all()), alone=True)
 
 
 def set_badly(random: Random, session: Session, tag: str) -> Statement:

@@ -14,8 +14,6 @@ from .run import Run
 from .stage import Stage, clear, defaults, prepare
 
 REQUESTS = 3000
-WITHOUT = ("settings", "hold", "tables", "locks", "listen", "prepare", "discard", "vanish")
-"""What docs/limits.md says does not last; and a cancel may come before what it is meant for."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +49,7 @@ def test_the_model_is_postgresql(server: EmbeddedPostgres, known: Mapping[str, s
 
 def test_no_client_notices_another(server: EmbeddedPostgres, known: Mapping[str, str]) -> None:
     with Stage(server.connection_string, origin_connections=5) as stage:
-        run = Run(stage.address, known, seed=2, requests=REQUESTS, without=WITHOUT)
+        run = Run(stage.address, known, seed=2, requests=REQUESTS)
         asyncio.run(run.play())
         troubles = stage.troubles()
     assert not run.findings.counts, str(run.findings)

@@ -646,6 +646,8 @@ class ClientSession:
                     else:
                         replacement = self._close(origin, buffer, position, stop)
                 elif kind == m.SYNC:
+                    if stop != position + 5:
+                        raise _malformed(kind)
                     if not origin.copying_in:
                         if self._resets and not origin.skipping:
                             replacement = self._restore(origin) + m.SYNC_MESSAGE
@@ -671,7 +673,10 @@ class ClientSession:
                     self._flush(origin, pieces, buffer[start:position])
                     self.close(now)
                     return
-                elif kind != m.COPY_DATA and kind != m.FLUSH:
+                elif kind == m.FLUSH:
+                    if stop != position + 5:
+                        raise _malformed(kind)
+                elif kind != m.COPY_DATA:
                     raise ClientProtocolError(f"invalid frontend message type {kind}")
                 if replacement is not None:
                     if start < position:
@@ -1353,6 +1358,10 @@ class ClientSession:
             origin.expected.append(Expected(kind, FAKE, data=data, change=change))
         else:
             self.send(data)
+
+
+def _malformed(kind: int) -> ClientProtocolError:
+    return ClientProtocolError(f"invalid message format: {chr(kind)!r}")
 
 
 def _parse_fields(buffer: bytes, position: int, stop: int) -> tuple[bytes, bytes, bytes]:

@@ -518,7 +518,11 @@ class OriginSession:
                     self._end(b"".join(pieces), refused_by_origin(body), now)
                     return
                 skip = self._error(head, body, now)
-                if self.begin_failed:
+                if self.begin_failed and self.client is not None:
+                    # The client was told that it is in a transaction: it must not go on outside.
+                    self.status = m.IN_TRANSACTION
+                    self.batch_open = self.batch_open or self.skipping
+                    self.skipping = False
                     self._end(b"".join(pieces), refused_by_origin(body), now)
                     return
                 if head is not None and head.kind == m.BIND and head.data:
@@ -619,7 +623,8 @@ class OriginSession:
     def _end(self, data: bytes, failure: ConnectFailure, now: float) -> None:
         """The link is over, though the transaction was not; the client gets what came before."""
         client, self.client = self.client, None
-        assert client is not None
+        if client is None:
+            return
         if data:
             self.pool.effects.append(SendToClient(client, data))
         self.abort(now)

@@ -7,10 +7,12 @@ transaction and by every protocol.
 from __future__ import annotations
 
 import re
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from ...errors import ClientProtocolError
 from ...protocol import messages as m
 from .read_back import reasons
 
@@ -88,7 +90,15 @@ def _integer(value: bytes | None) -> int:
 
 
 def bound_parameters(message: bytes) -> Callable[[int], bytes | None]:
-    """The values in a Bind message, by their number from 1."""
+    """The values in a Bind message, by their number from 1. ``ClientProtocolError``."""
+    try:
+        values = _bound_values(message)
+    except (struct.error, ValueError):
+        raise ClientProtocolError("invalid message format: 'B'") from None
+    return lambda number: values[number - 1] if 0 < number <= len(values) else None
+
+
+def _bound_values(message: bytes) -> list[bytes | None]:
     position = message.index(b"\x00", message.index(b"\x00", 5) + 1) + 1
     (formats,) = m.INT16.unpack_from(message, position)
     position += 2 + 2 * formats
@@ -103,7 +113,7 @@ def bound_parameters(message: bytes) -> Callable[[int], bytes | None]:
             continue
         values.append(message[position : position + size])
         position += size
-    return lambda number: values[number - 1] if 0 < number <= len(values) else None
+    return values
 
 
 # SHOW hyperdrive.…

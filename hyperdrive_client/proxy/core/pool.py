@@ -378,7 +378,7 @@ class Pool:
                     self.connect_failed(origin, failure, now)
             case OriginState.REPLAYING | OriginState.CLEANING:
                 if 0 < limits.silence_timeout <= age:
-                    self.effects.append(AbortOrigin(origin))
+                    self.lost(origin, now)
             case OriginState.CLOSING:
                 if age >= CLOSE_TIMEOUT:
                     self.effects.append(AbortOrigin(origin))

@@ -25,6 +25,11 @@ NO_TYPES = b"\x00\x00"
 """The parameter types of a Parse that names none."""
 
 
+# A text is kept for as long as somebody may have the same; long ones are rarely anybody's.
+MAX_SHARED_BYTES = 64 * 1024
+MAX_REGISTRY_BYTES = 32 * 1024 * 1024
+
+
 class Statement:
     """A text with its parameter types, as they stand in a Parse message."""
 
@@ -73,6 +78,7 @@ class StatementRegistry:
     def __init__(self, size: int = 10_000) -> None:
         self._size = size
         self._statements: OrderedDict[tuple[bytes, bytes, Settings], Statement] = OrderedDict()
+        self._bytes = 0
         self._own: dict[bytes, Statement] = {}
         self._count = 0
         # Not to be guessed: a name that a client does not have is passed on as it is.
@@ -86,9 +92,13 @@ class StatementRegistry:
         if statement is not None:
             self._statements.move_to_end(key)
             return statement
-        statement = self._statements[key] = self._make(text, parameter_types, settings)
-        if len(self._statements) > self._size:
-            self._statements.popitem(last=False)
+        statement = self._make(text, parameter_types, settings)
+        if len(text) <= MAX_SHARED_BYTES:
+            self._statements[key] = statement
+            self._bytes += len(text)
+        while len(self._statements) > self._size or self._bytes > MAX_REGISTRY_BYTES:
+            (forgotten, *_), _ = self._statements.popitem(last=False)
+            self._bytes -= len(forgotten)
         return statement
 
     def own(self, text: bytes) -> Statement:
@@ -105,6 +115,7 @@ class StatementRegistry:
     def forget(self) -> None:
         """The catalogue has changed: who prepares from now on gets statements of its state."""
         self._statements.clear()
+        self._bytes = 0
 
     def _make(self, text: bytes, parameter_types: bytes, settings: Settings | None) -> Statement:
         self._count += 1
