@@ -181,6 +181,8 @@ class ClientSession:
         """Why the transaction is gone, until the client has heard."""
         self._ends_with_link = False
         """It has asked for the end of the origin's process."""
+        self._ends_now = False
+        """It has asked for its own end."""
         self._sequence_origin: OriginSession | None = None
         self._link_began = self._pinned_since = 0.0
         self._unreadable = False
@@ -671,7 +673,7 @@ class ClientSession:
                         replacement += self._sync_after(stop, len(buffer))
                 elif kind == m.TERMINATE:
                     self._flush(origin, pieces, buffer[start:position])
-                    self.close(now)
+                    self._say_goodbye(origin, now)
                     return
                 elif kind == m.FLUSH:
                     if stop != position + 5:
@@ -689,11 +691,20 @@ class ClientSession:
             self._flush(origin, pieces, buffer[start:position])
             raise
         self._flush(origin, pieces, buffer[start:end])
+        if self._ends_now:
+            self.core.signal(self.process_id, now, terminates=True)
+            return
         if self.state is _LINKED:
             # What is stalled is decided when it goes on.
             self._passing = passed and self.framer.remaining > 0
             if not expected:
                 origin.settle(now)
+
+    def _say_goodbye(self, origin: OriginSession, now: float) -> None:
+        """Terminate, perhaps while something runs: nothing of that lasts if it can't commit."""
+        in_vain = not origin.committing and (origin.in_block or origin.reads_only)
+        self.effects.append(CloseClient(self))
+        self.lost(now, terminated=not in_vain)
 
     def _flush(self, origin: OriginSession, pieces: list[bytes], rest: bytes) -> None:
         if pieces:
@@ -977,6 +988,10 @@ class ClientSession:
 
     def _signal(self, text: bytes, parameters: Callable[[int], bytes | None]) -> None:
         for process_id, terminates in signalled(text, parameters):
+            if process_id == self.process_id and terminates:
+                # Once what it has sent is on its way.
+                self._ends_now = True
+                continue
             self.core.signal(process_id, self.pool.now, terminates=terminates)
 
     def _restore(self, origin: OriginSession) -> bytes:
@@ -1325,6 +1340,11 @@ class ClientSession:
         statement = self.statements.pop(name, None)
         if statement is None:
             origin.expected.append(e.CLOSE)
+            return None
+        if name in origin.litter:
+            # Of that name there is something at the origin as well.
+            forgotten = ClientClose(self, name, statement)
+            origin.expected.append(Expected(m.CLOSE, change=forgotten))
             return None
         self._fake(origin, m.CLOSE, m.CLOSE_COMPLETE_MESSAGE, ClientClose(self, name, statement))
         return b""

@@ -94,6 +94,9 @@ class Pool:
             else:
                 self.idle.remove(origin)
         origin.state = state
+        if state is OriginState.CLOSING or state is _CLOSED:
+            # currval and lastval have no answer there any more.
+            origin.sequence_client = None
         if state is _IDLE:
             self.idle.append(origin)
         elif state is _CLOSED:
@@ -360,6 +363,7 @@ class Pool:
             self.waiting.popleft().link_failed(failure, now)
         for origin in list(self.origins):
             self._expire(origin, now)
+        self._serve_wanting(now)
         self._grow(now)
 
     def _expire(self, origin: OriginSession, now: float) -> None:

@@ -250,7 +250,7 @@ class Description(Change):
         self.rows = bytearray()
 
     def confirm(self) -> None:
-        self._prepared.description = bytes(self.rows)
+        self._prepared.description = _types_of(self.rows)
         if self._client is not None:
             self._client.described[self._name] = self._prepared.description
 
@@ -286,6 +286,28 @@ class MayForget(Change):
 
     def undo(self, origin: OriginSession, *, failed: bool) -> None:
         """Nothing was noted."""
+
+
+def _types_of(description: bytearray) -> bytes:
+    """A description without the tables that its columns come from: their types may not change."""
+    parts: list[bytes | bytearray] = []
+    position = 0
+    while position < len(description):
+        kind, length = m.HEADER.unpack_from(description, position)
+        stop = position + 1 + length
+        if kind == m.ROW_DESCRIPTION:
+            at = position + 7
+            while at < stop:
+                end = description.find(0, at, stop) + 1
+                if not end:
+                    break
+                # Behind the name: table, column, then type, length, modifier, format.
+                parts += (description[at:end], description[end + 6 : end + 18])
+                at = end + 18
+        else:
+            parts.append(description[position:stop])
+        position = stop
+    return b"".join(parts)
 
 
 class LazyBegin(Change):
