@@ -212,6 +212,16 @@ def demo(clients: int, limit: int, seconds: float) -> None:
     metavar="PATH",
     help="Holds the clients' password, which is then not shown.  [default: a fresh one]",
 )
+@click.option(
+    "--any-database",
+    is_flag=True,
+    help="Clients may name any database at the origin; each has connections of its own.",
+)
+@click.option(
+    "--pin-sequences",
+    is_flag=True,
+    help="Sessions that use a sequence keep their origin connection, for currval and lastval.",
+)
 @click.option("--origin-connection-limit", type=int, metavar="N", help="[default: 20]")
 @click.option(
     "--pool-timeout", **_SECONDS, help="Waiting for an origin connection.  [default: 15; 0: no end]"
@@ -263,6 +273,8 @@ def serve(
     auth: Auth,
     user: str | None,
     password_file: Path | None,
+    any_database: bool,
+    pin_sequences: bool,
     hosted_limits: bool,
     **limits: float | None,
 ) -> None:
@@ -302,6 +314,8 @@ def serve(
         ssl_key_file=ssl_key_file,
         ssl_ca_file=ssl_ca_file,
         clientcert=clientcert or "no",
+        any_database=any_database,
+        pin_sequences=pin_sequences,
     )
     _refuse_itself(settings)
     run_until_told(

@@ -94,6 +94,8 @@ class Settings:
     """Path of a socket to listen on instead of host and port."""
     auth: Auth = "scram"
     limits: Limits = Limits()
+    any_database: bool = False
+    """Clients may name any database at the origin; each has connections of its own."""
     pin_sequences: bool = False
     """Sessions that use a sequence keep their origin connection, so that currval always works."""
     ssl: Ssl = "off"

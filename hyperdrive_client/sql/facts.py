@@ -7,7 +7,7 @@ in the session, is no read, and ends nothing.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
@@ -79,6 +79,7 @@ class Facts:
 
 _PLAIN = Facts(plain=True)
 _PLAIN_READ = Facts(plain=True, reads=True)
+_NO_COMMAND = Facts(commits=True)
 
 _DIGITS = re.compile(rb"[0-9]+")
 _BEGIN = re.compile(
@@ -175,7 +176,7 @@ def facts_of(text: bytes) -> Facts:
         facts = _facts_of_skeleton(skeleton)
     else:
         facts = _facts_of_short_skeleton(skeleton)
-    return _with_unseen(facts, text) if facts.traces else facts
+    return _completed(facts, text)
 
 
 @lru_cache(maxsize=4096)
@@ -188,8 +189,7 @@ def _facts_of_digitless(text: bytes) -> Facts:
     skeleton = skeleton_of(text)
     if skeleton is None:
         return _unclear(text)
-    facts = _facts_of_skeleton(skeleton)
-    return _with_unseen(facts, text) if facts.traces else facts
+    return _completed(_facts_of_skeleton(skeleton), text)
 
 
 def _unclear(text: bytes) -> Facts:
@@ -208,11 +208,15 @@ def _unclear(text: bytes) -> Facts:
     )
 
 
-def _with_unseen(facts: Facts, text: bytes) -> Facts:
-    if facts.traces & UNSEEN or not _UNSEEN.search(text):
+def _completed(facts: Facts, text: bytes) -> Facts:
+    """With what the skeleton doesn't tell."""
+    if facts.command:
+        bare = text.strip().rstrip(b";")
+        # A literal or a number behind it would be an error.
+        return facts if _BEGIN.match(bare) or _END.match(bare) else _NO_COMMAND
+    if not facts.traces or facts.traces & UNSEEN or not _UNSEEN.search(text):
         return facts
-    values = {field.name: getattr(facts, field.name) for field in fields(facts)}
-    return Facts(**values | {"traces": facts.traces | UNSEEN})
+    return replace(facts, traces=facts.traces | UNSEEN)
 
 
 def _facts_of_skeleton(skeleton: bytes) -> Facts:

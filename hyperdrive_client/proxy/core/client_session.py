@@ -298,6 +298,7 @@ class ClientSession:
             parameters = startup.startup.parameters
             self.settings = startup_settings(parameters)
             self.application_name = application_name(parameters)
+            self.pool = self.core.pool_of(startup.database)
             self._held.append(startup.rest)
             if self.core.draining:
                 self.shut_down(now)

@@ -53,6 +53,7 @@ class Doorkeeper:
         self.refusal: tuple[str, str] | None = None
         """SQLSTATE and text for all who come now; cancel requests are taken all the same."""
         self.database = settings.origin.database.encode()
+        self.any_database = settings.any_database
 
     def verifier(self, user: bytes) -> ScramVerifier:
         """An unknown user gets one that nothing matches, so it can't be told from a known one."""
@@ -94,6 +95,12 @@ class ClientStartup:
     def user(self) -> bytes:
         assert self.startup is not None
         return self.startup.parameters.get(b"user", b"")
+
+    @property
+    def database(self) -> bytes:
+        """Which it wants; by default that of the user's name, as in PostgreSQL."""
+        assert self.startup is not None
+        return self.startup.parameters.get(b"database") or self.user
 
     @property
     def minor(self) -> int:
@@ -192,8 +199,8 @@ class ClientStartup:
             if (self.tls.common_name or "").encode() != self.user:
                 user = self.user.decode("utf-8", "replace")
                 raise Refused("28000", f'certificate authentication failed for user "{user}"')
-        database = self.startup.parameters.get(b"database") or self.user
-        if database != self._doorkeeper.database:
+        database = self.database
+        if database != self._doorkeeper.database and not self._doorkeeper.any_database:
             raise Refused(
                 "3D000", f'database "{database.decode("utf-8", "replace")}" does not exist'
             )

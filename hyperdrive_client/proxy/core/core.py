@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from dataclasses import replace
 
 from ...bindings.connection_string import Address
 from ...errors import OriginProtocolError
@@ -38,6 +39,9 @@ class Core:
         self.settings = settings
         self.effects: list[Effect] = []
         self.pool = Pool(settings, self.effects)
+        """Of the configured database."""
+        self.pools = {settings.origin.database.encode(): self.pool}
+        """By database; others than the configured one as long as they are in use."""
         self.doorkeeper = Doorkeeper(settings, secrets.token_bytes(32))
         self.clients: set[ClientSession] = set()
         self.draining = False
@@ -50,7 +54,21 @@ class Core:
     @property
     def at_rest(self) -> bool:
         """No client and no origin connection is left."""
-        return not self.clients and not self.pool.origins
+        return not self.clients and not any(pool.origins for pool in self.pools.values())
+
+    @property
+    def origins(self) -> list[OriginSession]:
+        """Of all databases."""
+        return [origin for pool in self.pools.values() for origin in pool.origins]
+
+    def pool_of(self, database: bytes) -> Pool:
+        """The pool of one database, which a client was let in to; made if there is none."""
+        pool = self.pools.get(database)
+        if pool is None:
+            origin = replace(self.settings.origin, database=database.decode("utf-8", "replace"))
+            pool = Pool(replace(self.settings, origin=origin), self.effects)
+            self.pools[database] = pool
+        return pool
 
     # Clients.
 
@@ -150,7 +168,7 @@ class Core:
         self, origin: OriginSession, failure: ConnectFailure, now: float
     ) -> None:
         if origin.state is OriginState.CONNECTING:
-            self.pool.connect_failed(origin, failure, now)
+            origin.pool.connect_failed(origin, failure, now)
 
     def origin_received(self, origin: OriginSession, data: bytes, now: float) -> None:
         if origin.state in _ENDED:
@@ -162,7 +180,7 @@ class Core:
         except OriginProtocolError as error:
             failure = ConnectFailure("08P01", f"The origin broke the protocol: {error}", False)
             if origin.startup is not None:
-                self.pool.connect_failed(origin, failure, now)
+                origin.pool.connect_failed(origin, failure, now)
                 return
             client, origin.client = origin.client, None
             origin.abort(now)
@@ -170,7 +188,7 @@ class Core:
                 client.dismiss(None if origin.mid_message else failure, now)
 
     def origin_lost(self, origin: OriginSession, now: float) -> None:
-        self.pool.lost(origin, now)
+        origin.pool.lost(origin, now)
         for requester in self._cancelling.pop(origin, ()):
             _dismiss(requester, now)
 
@@ -191,18 +209,27 @@ class Core:
         """What is due by time alone; call it several times a second."""
         limits = self.settings.limits
         for overdue in (
-            *overdue_links(self.pool.origins, limits, now),
+            *overdue_links(self.origins, limits, now),
             *overdue_sessions(self.clients, limits, now),
         ):
             self._terminate(*overdue, now)
         self._cancel_again(now)
-        self.pool.tick(now)
+        for pool in self.pools.values():
+            pool.tick(now)
+        self._forget_unused_pools()
         timeout = limits.login_timeout
         if timeout:
             for client in [c for c in self.clients if c.startup is not None]:
                 if now - client.since >= timeout:
                     # As PostgreSQL does: who does not authenticate is told nothing.
                     client.close(now)
+
+    def _forget_unused_pools(self) -> None:
+        for database, pool in list(self.pools.items()):
+            if pool is self.pool or pool.origins:
+                continue
+            if not any(client.pool is pool for client in self.clients):
+                del self.pools[database]
 
     def _terminate(self, client: ClientSession, response: bytes, now: float) -> None:
         """End a session of which nothing more is wanted: cancel, and roll back."""
@@ -230,16 +257,18 @@ class Core:
         for client in list(self.clients):
             if client.state is not ClientState.CANCELLING:
                 client.shut_down(now)
-        self.pool.close(now)
+        for pool in self.pools.values():
+            pool.close(now)
 
     def stop(self, now: float) -> None:
         """End at once."""
         self.draining = True
-        self.pool.close(now)
+        for pool in self.pools.values():
+            pool.close(now)
         for client in list(self.clients):
             self.effects.append(CloseClient(client))
             client.lost(now)
-        for origin in list(self.pool.origins):
+        for origin in self.origins:
             origin.abort(now)
 
     @staticmethod

@@ -50,7 +50,7 @@ def substitute(text: bytes, client: ClientSession) -> bytes:
     shown = _SHOW.match(text)
     if shown is not None:
         show = _SHOWN.get(shown[1].lower())
-        return text if show is None else show(client.core)
+        return text if show is None else show(client)
     asked = _PROCESS_ID.match(text)
     if asked is not None:
         # As a subquery it keeps the column's name and its type.
@@ -134,7 +134,7 @@ def _table(columns: str, rows: Iterable[Iterable[object]]) -> bytes:
     return b"SELECT * FROM (VALUES %s) AS shown(%s)" % (values, names)
 
 
-def _sessions(core: Core) -> bytes:
+def _sessions(shown: ClientSession) -> bytes:
     rows = [
         (
             client.process_id,
@@ -142,25 +142,31 @@ def _sessions(core: Core) -> bytes:
             ", ".join(reasons(client.pinned)),
             client.application_name.decode("latin-1"),
         )
-        for client in core.clients
+        for client in shown.core.clients
         if client.process_id
     ]
     return _table("pid,state,pinned_by,application_name", sorted(rows))
 
 
-def _pins(core: Core) -> bytes:
-    now = Counter(reason for client in core.clients for reason in reasons(client.pinned))
-    rows = [(reason, now[reason], count) for reason, count in sorted(core.pool.pins.items())]
+def _pins(shown: ClientSession) -> bytes:
+    now = Counter(
+        reason
+        for client in shown.core.clients
+        if client.pool is shown.pool
+        for reason in reasons(client.pinned)
+    )
+    rows = [(reason, now[reason], count) for reason, count in sorted(shown.pool.pins.items())]
     return _table("reason,sessions,times", rows)
 
 
-def _pool(core: Core) -> bytes:
-    pool = core.pool
+def _pool(shown: ClientSession) -> bytes:
+    pool = shown.pool
+    clients = sum(client.pool is pool for client in shown.core.clients)
     rows = [
-        ("origin_connection_limit", core.settings.limits.origin_connection_limit),
+        ("origin_connection_limit", pool.settings.limits.origin_connection_limit),
         ("origin_connections", len(pool.origins)),
         ("idle", len(pool.idle)),
-        ("clients", len(core.clients)),
+        ("clients", clients),
         ("waiting", len(pool.waiting)),
         ("link_seconds", f"{pool.link_seconds:.3f}"),
         ("pinned_seconds", f"{pool.pinned_seconds:.3f}"),
@@ -168,7 +174,7 @@ def _pool(core: Core) -> bytes:
     return _table("name,value", rows)
 
 
-_SHOWN: dict[bytes, Callable[[Core], bytes]] = {
+_SHOWN: dict[bytes, Callable[[ClientSession], bytes]] = {
     b"sessions": _sessions,
     b"pins": _pins,
     b"pool": _pool,

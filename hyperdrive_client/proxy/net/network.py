@@ -142,7 +142,7 @@ class Network:
         if now - self._silence_checked >= SILENCE_CHECK_SECONDS:
             self._silence_checked = now
             self._end_silent(now)
-        for origin in self.core.pool.origins:
+        for origin in self.core.origins:
             # Its link may have ended without a word to the origin while its client was blocked.
             if origin.handle is not None and not _client_is_blocked(origin):
                 origin.handle.let_go(PEER_IS_BLOCKED)
@@ -152,7 +152,7 @@ class Network:
         limit = self.core.settings.limits.silence_timeout
         if not limit:
             return
-        for origin in self.core.pool.origins:
+        for origin in self.core.origins:
             for session in (origin, origin.client):
                 if session is not None and session.handle is not None:
                     session.handle.end_if_silent(limit, now)
@@ -168,13 +168,13 @@ class Network:
 
         try:
             await open_origin(
-                self.core.settings.origin,
-                self.core.pool.first_address,
+                origin.pool.settings.origin,
+                origin.pool.first_address,
                 factory,
                 self.core.settings.limits.connect_timeout,
             )
         except OriginUnreachableError as error:
-            if error.failure != self.core.pool.last_failure:
+            if error.failure != origin.pool.last_failure:
                 logger.warning("%s", error.failure.text)
             self.core.origin_connect_failed(origin, error.failure, self.now())
             self.perform()
