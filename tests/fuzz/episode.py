@@ -38,6 +38,8 @@ class Episode:
 
     def play(self) -> None:
         self._do("all_is_new")
+        if self.random.random() < 0.2:
+            self._disturb_the_end()
         for _ in range(MOVES):
             self.random.choice(self._moves())()
         self._wind_down()
@@ -83,6 +85,30 @@ class Episode:
         if self.random.random() < 0.02 or backend.aborted or backend.server.closed:
             moves.append(lambda: self._do("origin_is_lost", number))
         return moves
+
+    def _disturb_the_end(self) -> None:
+        """One message of any kind while a connection ends a transaction, or is cleaned."""
+        number = len(self.world.clients)
+        self._do("client_connects")
+        self._do("client_sends", number, m.startup_message(USER))
+        client = self.world.clients[number]
+        if client.session.startup is not None:
+            self._do("client_proves", number)
+        cleaned = self.random.random() < 0.5
+        for text in (b"", b"begin", b"select 1", b"set a.b to 1" if cleaned else b""):
+            if text:
+                self._do("client_sends", number, m.query(text))
+            self._settle_for(client)
+        if cleaned:
+            self._do("client_is_lost", number)
+        else:
+            self._do("client_sends", number, m.query(b"commit"))
+        for number, backend in enumerate(self.world.backends):
+            if backend.session.state.value in SELDOM and not backend.gone:
+                kind = self.random.choice([*ORIGIN, 0])
+                message = ORIGIN[kind](self.random) if kind else b"\x00\x00\x00\x00\x04"
+                backend.hurt = True
+                self._do("origin_sends", number, message)
 
     # Clients.
 
@@ -229,6 +255,11 @@ class Episode:
         for _ in range(PATIENCE):
             for number, backend in enumerate(self.world.backends):
                 self._calm(number, backend)
-            if client.session.state is ClientState.IDLE or client.closed:
+            at_rest = client.session.state is ClientState.IDLE or (
+                client.session.origin is not None
+                and client.session.origin.status == m.IN_TRANSACTION
+                and not client.session.origin.expected
+            )
+            if at_rest or client.closed:
                 return
         raise Broken(f"waits for ever: {client.session}")
