@@ -101,6 +101,10 @@ def bind(portal: bytes, statement: bytes, parameters: Iterable[bytes]) -> bytes:
     return message(BIND, b"".join(body))
 
 
+def close_portal(name: bytes) -> bytes:
+    return message(CLOSE, b"P" + name + b"\x00")
+
+
 def close_statement(name: bytes) -> bytes:
     return message(CLOSE, b"S" + name + b"\x00")
 

@@ -124,7 +124,6 @@ _OUTDATED = m.message(
     b"SERROR\x00VERROR\x00C0A000\x00Mcached plan must not change result type\x00"
     b"RRevalidateCachedQuery\x00\x00",
 )
-_CLOSE_PORTAL = m.message(m.CLOSE, b"P\x00")
 _BIND_COMPLETE = m.message(m.BIND_COMPLETE, b"")
 _NO_DATA = m.message(m.NO_DATA, b"")
 _NO_PARAMETERS = m.message(m.PARAMETER_DESCRIPTION, b"\x00\x00")
@@ -471,6 +470,7 @@ class ClientSession:
             origin.settings = in_force
             self.settings = after_transaction(self.initial, in_force)
         origin.begin_link()
+        origin.litter.clear()
         self.pin((self.pinned & ~traces & ~UNREADABLE) | found, now)
 
     def unreadable(self, traces: int, now: float) -> None:
@@ -626,7 +626,7 @@ class ClientSession:
                             if kind not in (m.PARSE, m.BIND):
                                 # Our portal must not be there for the client.
                                 expected.append(e.SKIPPED_CLOSE)
-                                pieces.append(_CLOSE_PORTAL)
+                                pieces.append(m.close_portal(b""))
                             start = position
                         elif kind == m.BIND and not expected:
                             origin.retry = chunk
@@ -866,6 +866,9 @@ class ClientSession:
         answers = [m.PARSE_COMPLETE_MESSAGE, _BIND_COMPLETE]
         for kind, at, _ in messages[1:-1]:
             if kind != m.DESCRIBE and buffer[at + 5]:
+                return 0
+            if kind == m.BIND and buffer[at + 6]:
+                # It is another statement that runs.
                 return 0
             if kind == m.DESCRIBE:
                 if buffer[at + 6]:

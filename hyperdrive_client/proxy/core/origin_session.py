@@ -320,7 +320,6 @@ class OriginSession:
         for name in self.litter:
             self.expected.append(e.SKIPPED_CLOSE)
             message += m.close_statement(name)
-        self.litter.clear()
         self.send(patience + message + m.SYNC_MESSAGE)
         self.expected.append(e.SKIPPED_SYNC)
 
@@ -411,7 +410,7 @@ class OriginSession:
                 assert client is not None
                 if client.sends_partial_message:
                     return
-                if self.traces or self.litter:
+                if self.traces or (self.litter and not client.pinned):
                     self.read_back(client, now)
                     return
                 if client.pinned:

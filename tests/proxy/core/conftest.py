@@ -27,6 +27,7 @@ from hyperdrive_client.bindings.connection_string import Address, Origin
 from hyperdrive_client.protocol import messages as m
 from hyperdrive_client.protocol.scram import ScramClient, ScramCredentials
 from hyperdrive_client.proxy.core import effects as do
+from hyperdrive_client.proxy.core import inspection
 from hyperdrive_client.proxy.core.client_session import ClientSession, ClientState
 from hyperdrive_client.proxy.core.client_startup import ClientTls
 from hyperdrive_client.proxy.core.core import Core
@@ -379,6 +380,13 @@ class Server(Peer):
             self.sends(*(answer for line in heard for answer in answers.get(line[0], ())))
         return asked
 
+    def is_asked(self, *lines: str) -> None:
+        """Since the last question exactly these lines came, with # for a name of ours."""
+        heard = [re.sub(r"hyperdrive_[0-9a-f]{16}_\d+", "#", line) for line in self.hears()]
+        inspect = inspection.QUERY.decode()
+        assert [line.replace(inspect, "<inspection>") for line in heard] == list(lines)
+        assert not self.data, "half a message came"
+
     def is_set(self, *steps: str, reports: Iterable[str] = ()) -> None:
         """Is told to change settings, ``name=value`` or ``name`` to reset it, and does."""
         messages, _ = replay(
@@ -529,7 +537,7 @@ class Proxy:
         assert len(pool.origins) <= pool.settings.limits.origin_connection_limit
         assert len(pool.idle) == len(set(pool.idle))
         assert set(pool.idle) == {o for o in pool.origins if o.state is OriginState.IDLE}
-        assert not (pool.idle and pool.waiting)
+        assert not (pool.idle and any(client.wanted is None for client in pool.waiting))
         for origin in pool.origins:
             lent = origin.state in (OriginState.LINKED, OriginState.REPLAYING)
             assert lent == (origin.client is not None), origin

@@ -5,9 +5,10 @@ ours at its end. Every client has a PostgreSQL for itself as well: what it hears
 must be, message by message, what that one says. Bytes move in random pieces, in random order;
 clients may vanish, ask for a cancel, or have their own start-up settings; origins may be lost.
 
-Two differences are allowed. Which ParameterStatus come, and where: what they have said when
-ReadyForQuery comes must be the same. And in the rest of a pipeline after RESET the origin's value
-is in force, not that which the client has started with.
+Some differences are allowed. Which ParameterStatus come, and where: what they have said when
+ReadyForQuery comes must be the same. In the rest of a pipeline after RESET the origin's value is in
+force, not that which the client has started with. BEGIN leaves no portal behind, and in a failed
+transaction no statement can be described, though PostgreSQL does it if there are no columns.
 """
 
 from __future__ import annotations
@@ -277,7 +278,7 @@ class FakePostgres:
             text = self._portals[name][0]
         else:
             raise PostgresError("34000")
-        if _is_select(text) and self.status == "E":
+        if self.status == "E":
             raise PostgresError("25P02")
         if rest[0] == "S":
             self._output.append("t 25" if "$1" in text else "t")
@@ -329,6 +330,7 @@ class FakePostgres:
                 self._output.append("N 25001 already")
             self.status = "T"
             text = "begin"
+            self._portals.pop(portal, None)
         elif text in ("commit", "rollback"):
             if self.status == "I":
                 self._output.append("N 25P01 none")
@@ -569,7 +571,7 @@ class World:
             if self.unsent[index]:
                 if not client.paused:
                     moves.append(("send", index))
-            elif index in self.hurt or len(self.heard[index]) >= len(self.expected[index]):
+            elif index in self.hurt or not self.missing(index):
                 moves.append(("end", index))
         if moves and self.accidents and self.random.random() < 0.03:
             return self.possible_accidents() or moves
@@ -655,7 +657,13 @@ class World:
     # What must be true.
 
     def missing(self, index: int) -> list[str]:
-        return self.expected[index][len(self.heard[index]) :]
+        heard, expected = self.compared(index)
+        return expected[len(heard) :]
+
+    def compared(self, index: int) -> tuple[list[str], list[str]]:
+        lines = (self.heard[index], self.expected[index])
+        heard, expected = (without_reports(each, self.zones[index]) for each in lines)
+        return heard, expected
 
     def listen(self, index: int) -> None:
         for line in self.clients[index].hears():
@@ -667,10 +675,10 @@ class World:
             if index not in self.hurt:
                 self.heard[index].append(line)
         if index not in self.hurt:
-            zone = self.zones[index]
-            heard = without_reports(self.heard[index], zone)
-            expected = without_reports(self.expected[index], zone)[: len(heard)]
-            assert heard == expected, f"client {index} hears what PostgreSQL would not say"
+            heard, expected = self.compared(index)
+            assert heard == expected[: len(heard)], (
+                f"client {index} hears what PostgreSQL would not"
+            )
 
     def compare_statements(self, index: int) -> None:
         """What the proxy thinks the client has is what it would have."""
@@ -715,7 +723,12 @@ def without_reports(lines: list[str], zone: str) -> list[str]:
 
 
 def resets_in_pipeline(script: list[str]) -> bool:
-    return any(re.match(r"P .*: (reset (timezone|all)|discard all)", line) for line in script)
+    resets = re.compile(r"(Q|P \w*:) (reset (timezone|all)|discard all)")
+    before = ["S", *script]
+    return any(
+        resets.match(line) and (line[0] == "P" or last[0] not in "SQF")
+        for last, line in zip(before, script, strict=False)
+    )
 
 
 worlds = given(
