@@ -10,27 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ClientProtocolError
 from ...protocol import messages as m
-from ...protocol.framing import CONTINUATION, LARGEST_MESSAGE, Chunk, client_framer
+from ...protocol.framing import CONTINUATION, Chunk, client_framer
 from ...sql.facts import (
     ANYTHING,
-    BEGIN,
     COMMIT,
-    OTHER,
     SETTINGS,
     Facts,
     custom_names,
     facts_of,
     reset_names,
 )
+from . import client_statements, client_transactions
 from . import expected as e
-from . import inspection
 from .client_startup import ClientStartup, Refused
 from .effects import CloseClient, PauseClient, ResumeClient, SendToClient, SendToOrigin
-from .expected import FAKE, SKIP, Expected
+from .expected import SKIP, Expected
 from .origin_startup import ConnectFailure
-from .own_statements import bound_parameters, ends_itself, signalled, substitute
+from .own_statements import ends_itself, signalled, substitute
 from .pool import LOST
 from .read_back import SEQUENCES, UNREADABLE, reasons
+from .request_fields import bound_name, malformed, object_name, parse_fields, text_of
 from .session_variables import (
     Profile,
     Settings,
@@ -39,15 +38,7 @@ from .session_variables import (
     startup_settings,
 )
 from .statements import (
-    NO_TYPES,
     Change,
-    Changes,
-    ClientClose,
-    ClientParse,
-    Description,
-    ForgetAll,
-    LazyBegin,
-    MayForget,
     Statement,
     Unnamed,
 )
@@ -83,10 +74,6 @@ _HAS_LINK = (_LINKED, _STALLED)
 
 # While a client waits it may send this much before it is no longer read from.
 MAX_HELD_BYTES = 64 * 1024
-# In seconds: a server statement that is older than a client's Parse by more than this is made anew
-# for it, since it may be the reason for that Parse that the catalogue has changed.
-MAX_STATEMENT_AGE = 1.0
-
 SHUTTING_DOWN = m.error_response(
     "57P01", "terminating connection due to administrator command", severity="FATAL"
 )
@@ -97,37 +84,9 @@ _BEGINS_BATCH = _EXTENDED | {m.QUERY}
 _NEEDS_LINK = _BEGINS_BATCH | {m.FUNCTION_CALL}
 # Sent late after a failed COPY, PostgreSQL ignores these, and Flush when there is nothing.
 _IGNORED_UNLINKED = frozenset((CONTINUATION, m.COPY_DATA, m.COPY_DONE, m.COPY_FAIL, m.FLUSH))
-_DEALLOCATE_ALL = re.compile(rb"\s*deallocate\s+(?:prepare\s+)?all\s*;?\s*\Z", re.IGNORECASE)
-_FORGETS_ALL = re.compile(
-    rb"\s*(?:deallocate\s+(?:prepare\s+)?all|discard\s+all)\s*;?\s*\Z", re.IGNORECASE
-)
-_DEALLOCATE = re.compile(
-    rb"""\s*deallocate\s+(?:prepare\s+)?(?:"((?:[^"]|"")+)"|(?!all\b)([\w$]+))\s*;?\s*\Z""",
-    re.IGNORECASE,
-)
-_EXECUTE = re.compile(rb"""\s*execute\s+(?:"((?:[^"]|"")+)"|([\w$]+))""", re.IGNORECASE)
-# In a failed transaction these are still obeyed.
-_ENDS_TRANSACTION = (b"rollback", b"commit", b"end", b"abort")
-# What BEGIN, START, COMMIT, END, ROLLBACK, ABORT and DEALLOCATE start with.
-_CONTROL_PREFIXES = frozenset((b"be", b"st", b"co", b"en", b"ro", b"ab", b"de"))
-# What no statement starts with that wants strong locks.
-_WEAK_PREFIXES = frozenset((b"se", b"in", b"up", b"wi", b"va", b"be", b"co", b"ro"))
-_CONCERNS_US = re.compile(
-    rb"pg_(?:backend_pid|cancel_backend|terminate_backend)|show\s+hyperdrive", re.IGNORECASE
-)
-_LISTS_STATEMENTS = re.compile(rb"pg_prepared_statement", re.IGNORECASE)
 _RECALLS = re.compile(rb"currval|lastval", re.IGNORECASE)
 # What is known of a FunctionCall.
 _CALLS = Facts(traces=ANYTHING, takes_locks=True, alters=True)
-_OUTDATED = m.message(
-    m.ERROR_RESPONSE,
-    b"SERROR\x00VERROR\x00C0A000\x00Mcached plan must not change result type\x00"
-    b"RRevalidateCachedQuery\x00\x00",
-)
-_BIND_COMPLETE = m.message(m.BIND_COMPLETE, b"")
-_NO_DATA = m.message(m.NO_DATA, b"")
-_NO_PARAMETERS = m.message(m.PARAMETER_DESCRIPTION, b"\x00\x00")
-_READ_COMMITTED = (b"read committed", b"read uncommitted")
 _ABORTED = m.error_response(
     "25P02", "current transaction is aborted, commands ignored until end of transaction block"
 )
@@ -173,29 +132,29 @@ class ClientSession:
         self.unnamed: Statement | None = None
         self.described: dict[bytes, bytes] = {}
         """What it was told of its statements' parameters and columns."""
-        self._parsed_at: dict[bytes, float] = {}
+        self.parsed_at: dict[bytes, float] = {}
         """When it prepared those that were there already."""
-        self._may_end_early = False
+        self.may_end_early = False
         self._lost_link: ConnectFailure | None = None
         """Why the transaction is gone, until the client has heard."""
-        self._ends_with_link = False
+        self.ends_with_link = False
         """It has asked for the end of the origin's process."""
         self._ends_now = False
         """It has asked for its own end."""
-        self._sequence_origin: OriginSession | None = None
+        self.sequence_origin: OriginSession | None = None
         self._link_began = self._pinned_since = 0.0
         self._unreadable = False
         self._resets: set[bytes] = set()
         """What the current batch resets."""
-        self._deallocated = b""
+        self.deallocated = b""
         """What was bound last is DEALLOCATE of this statement of a driver's."""
-        self._incomplete: tuple[Chunk, int] | None = None
+        self.incomplete: tuple[Chunk, int] | None = None
         """The beginning of a batch that can be answered as a whole only."""
         self._sync_due = False
         """A Sync of ours follows the Query that is being received."""
         self._passing = False
         """The message that is being received in parts goes to the origin."""
-        self._forgets = False
+        self.forgets = False
         """What was bound last is DEALLOCATE ALL or DISCARD ALL."""
         self._failing = False
         """Everything up to the next Sync is ignored, as after an error."""
@@ -224,7 +183,7 @@ class ClientSession:
             if self.state is _LINKED or self.state is _IDLE:
                 chunk = self.framer.feed(data)
                 if chunk[1]:
-                    if self._incomplete is not None:
+                    if self.incomplete is not None:
                         chunk = self._completed(chunk)
                     self._process(chunk, 0, now)
                 self._check_framing()
@@ -352,7 +311,7 @@ class ClientSession:
             if self.pinned:
                 self.pool.pinned_seconds += now - self._pinned_since
         self.origin = None
-        self.reads_back = self._unreadable = self._may_end_early = False
+        self.reads_back = self._unreadable = self.may_end_early = False
 
     def unlinked(self, now: float) -> None:
         """The transaction is over."""
@@ -401,7 +360,7 @@ class ClientSession:
             self.pinned
             or self.reads_back
             or origin.unread
-            or self._ends_with_link
+            or self.ends_with_link
             or self._passing
             or origin.copying_in
             or any(entry.kind == m.FUNCTION_CALL for entry in origin.expected)
@@ -541,9 +500,9 @@ class ClientSession:
 
     def _completed(self, chunk: Chunk) -> Chunk:
         """What was kept because it was not a whole batch, and what has come since."""
-        assert self._incomplete is not None
-        (kept, messages, end), index = self._incomplete
-        self._incomplete = None
+        assert self.incomplete is not None
+        (kept, messages, end), index = self.incomplete
+        self.incomplete = None
         first = messages[index][1]
         shift = end - first
         old = [(kind, start - first, stop - first) for kind, start, stop in messages[index:]]
@@ -591,7 +550,10 @@ class ClientSession:
                     and not origin.batch_open
                     and (
                         origin.blocks()
-                        or (self.pool.ending and self._is_held_back(buffer, kind, position, stop))
+                        or (
+                            self.pool.ending
+                            and client_transactions.is_held_back(self, buffer, kind, position, stop)
+                        )
                     )
                 ):
                     self._stalled = (chunk, index)
@@ -600,18 +562,18 @@ class ClientSession:
                     break
                 elif kind == m.QUERY:
                     if (
-                        self._may_end_early
+                        self.may_end_early
                         and index + 1 == len(messages)
-                        and self._ends_early(origin, buffer, position, stop)
+                        and client_transactions.ends_early(self, origin, buffer, position, stop)
                     ):
                         self._flush(origin, pieces, buffer[start:position])
-                        self._end_early(origin, buffer[position:stop], now)
+                        client_transactions.end_early(self, origin, buffer[position:stop], now)
                         return
                     facts = facts_of(buffer[position + 5 : stop - 1])
                     prologue = b""
                     if self.begin is not None or facts.recalls or facts.concerns_us:
                         text = buffer[position + 5 : stop - 1]
-                        prologue = self._prologue(origin, facts, text)
+                        prologue = client_transactions.prologue(self, origin, facts, text)
                     replacement = self._query(origin, facts, buffer, position, stop)
                     if prologue:
                         replacement = prologue + (replacement or buffer[position:stop])
@@ -620,9 +582,11 @@ class ClientSession:
                     if not origin.batch_open:
                         origin.batch_open = True
                         if self.begin is not None:
-                            text = _text_of(buffer, kind, position, stop, self.statements)
+                            text = text_of(buffer, kind, position, stop, self.statements)
                             pieces.append(buffer[start:position])
-                            pieces.append(self._prologue(origin, facts_of(text), b""))
+                            pieces.append(
+                                client_transactions.prologue(self, origin, facts_of(text), b"")
+                            )
                             if kind not in (m.PARSE, m.BIND):
                                 # Our portal must not be there for the client.
                                 expected.append(e.SKIPPED_CLOSE)
@@ -631,26 +595,32 @@ class ClientSession:
                         elif kind == m.BIND and not expected:
                             origin.retry = chunk
                     if kind == m.EXECUTE:
-                        expected.append(self._execute(origin))
+                        expected.append(client_statements.execute(self, origin))
                     elif kind == m.BIND:
                         if self.described:
-                            question = self._unverified(origin, buffer, position, stop)
+                            question = client_statements.unverified(
+                                self, origin, buffer, position, stop
+                            )
                             if question:
                                 pieces += (buffer[start:position], question)
                                 self._flush(origin, pieces, b"")
                                 self._stalled = (chunk, index)
                                 self.state = _STALLED
                                 return
-                        replacement = self._bind(origin, buffer, position, stop)
+                        replacement = client_statements.bind(self, origin, buffer, position, stop)
                     elif kind == m.PARSE:
-                        replacement = self._parse(origin, buffer, position, stop)
+                        replacement = client_statements.parse(self, origin, buffer, position, stop)
                     elif kind == m.DESCRIBE:
-                        replacement = self._describe(origin, buffer, position, stop)
+                        replacement = client_statements.describe(
+                            self, origin, buffer, position, stop
+                        )
                     else:
-                        replacement = self._close(origin, buffer, position, stop)
+                        replacement = client_statements.close_statement(
+                            self, origin, buffer, position, stop
+                        )
                 elif kind == m.SYNC:
                     if stop != position + 5:
-                        raise _malformed(kind)
+                        raise malformed(kind)
                     if not origin.copying_in:
                         if self._resets and not origin.skipping:
                             replacement = self._restore(origin) + m.SYNC_MESSAGE
@@ -664,7 +634,9 @@ class ClientSession:
                         expected.append(e.COPY_END)
                 elif kind == m.FUNCTION_CALL:
                     prologue = (
-                        self._prologue(origin, _CALLS, b"") if self.begin is not None else b""
+                        client_transactions.prologue(self, origin, _CALLS, b"")
+                        if self.begin is not None
+                        else b""
                     )
                     expected.append(e.FUNCTION_CALL)
                     origin.traces |= ANYTHING
@@ -678,7 +650,7 @@ class ClientSession:
                     return
                 elif kind == m.FLUSH:
                     if stop != position + 5:
-                        raise _malformed(kind)
+                        raise malformed(kind)
                 elif kind != m.COPY_DATA:
                     raise ClientProtocolError(f"invalid frontend message type {kind}")
                 if replacement is not None:
@@ -716,59 +688,6 @@ class ClientSession:
 
     # The beginning and the end of a transaction.
 
-    def _is_held_back(self, buffer: bytes, kind: int, position: int, stop: int) -> bool:
-        """Whether a statement waits for the locks of transactions that ended early."""
-        if kind not in (m.QUERY, m.PARSE):
-            return False
-        text = buffer[position + 5 : stop - 1]
-        if kind == m.PARSE:
-            text = text.partition(b"\x00")[2].partition(b"\x00")[0]
-        if text[:2].lower() in _WEAK_PREFIXES or not facts_of(text).takes_locks:
-            return False
-        self.held_back_by = self.pool.endings
-        self.pool.held_back.append(self)
-        return True
-
-    def _prologue(self, origin: OriginSession, facts: Facts, text: bytes) -> bytes:
-        """What is to be sent before the first message of a batch, without a Sync.
-
-        So that nothing of the client's runs if it fails.
-        """
-        parts = []
-        if self.begin is not None:
-            parts.append(origin.run(self.begin, LazyBegin(origin)))
-            self.begin = None
-            if facts.reads and self._may_end_early:
-                parts.append(self._inspect(origin))
-        if facts.recalls:
-            parts.append(self._forget_sequences(origin))
-        if facts.concerns_us and _LISTS_STATEMENTS.search(text):
-            parts.append(self._show_own_names(origin))
-        return b"".join(parts)
-
-    def _show_own_names(self, origin: OriginSession) -> bytes:
-        """Let pg_prepared_statements have what the client prepared, and nothing else."""
-        parts = [origin.unprepare(statement) for statement in list(origin.statements)]
-        parts += [self._lend_name(origin, name) for name in self.statements]
-        return b"".join(parts)
-
-    def _inspect(self, origin: OriginSession) -> bytes:
-        """Find out whether the end of a transaction of reads can be answered early."""
-        if self.pool.now - origin.inspected_at < inspection.MAX_AGE:
-            return b""
-        statement = self.pool.registry.own(inspection.QUERY)
-        looking = inspection.Inspection(origin, self.pool.now)
-        return origin.run(statement, looking, rows=looking.rows)
-
-    def _forget_sequences(self, origin: OriginSession) -> bytes:
-        """What others did to sequences there must not be taken for this session's doing."""
-        nobody = origin.sequence_client is None and self._sequence_origin is None
-        if nobody or origin.sequence_client is self:
-            return b""
-        origin.hints_at_sequences = self._sequence_origin is not None
-        origin.sequence_client = None
-        return origin.run(self.pool.registry.own(b"DISCARD SEQUENCES"))
-
     def _sync_after(self, stop: int, size: int) -> bytes:
         """The Sync that ends a batch of ours with a Query in it, or nothing yet."""
         assert self.origin is not None
@@ -777,111 +696,6 @@ class ClientSession:
             return m.SYNC_MESSAGE
         self._sync_due = True
         return b""
-
-    def _ends_early(self, origin: OriginSession, buffer: bytes, position: int, stop: int) -> bool:
-        """Whether this Query ends a transaction of reads, so that the client need not wait."""
-        if (
-            origin.expected
-            or origin.status != m.IN_TRANSACTION
-            or not origin.reads_only
-            or origin.batch_open
-            or origin.reads_may_act
-            or origin.traces
-            or self.pinned
-            or stop > position + 64
-        ):
-            return False
-        return facts_of(buffer[position + 5 : stop - 1]).command >= COMMIT
-
-    def _end_early(self, origin: OriginSession, message: bytes, now: float) -> None:
-        commits = facts_of(message[5:-1]).command == COMMIT
-        self.send(_complete(b"COMMIT" if commits else b"ROLLBACK") + m.ready_for_query(m.IDLE))
-        self.unnamed = None
-        self.pool.end_early(origin, message)
-        self.unlinked(now)
-
-    def _control(self, text: bytes, facts: Facts) -> bytes:
-        """The tag with which to answer BEGIN, COMMIT or ROLLBACK without the origin, or nothing."""
-        if facts.command == BEGIN:
-            if self.status != m.IDLE or (facts.needs_primary and not self.pool.is_primary):
-                return b""
-            self.begin = self.pool.registry.own(b" ".join(text.split()).strip(b" ;").upper())
-            self.status = m.IN_TRANSACTION
-            self._may_end_early = self._reads_committed(facts.isolation)
-            return b"START TRANSACTION" if text.lstrip()[:1] in b"sS" else b"BEGIN"
-        if facts.command == OTHER or self.status == m.IDLE:
-            return b""
-        done = facts.command == COMMIT and self.status == m.IN_TRANSACTION
-        self.begin, self.status = None, m.IDLE
-        return b"COMMIT" if done else b"ROLLBACK"
-
-    def _reads_committed(self, isolation: bytes) -> bool:
-        """Whether each statement of a transaction has a snapshot of its own, as far as we know.
-
-        The origin connection's default is looked at when there is one.
-        """
-        if not isolation:
-            isolation = dict(self.settings).get(b"default_transaction_isolation", b"")
-        return not isolation or b" ".join(isolation.split()) in _READ_COMMITTED
-
-    def _answers_alone(self, chunk: Chunk, index: int) -> int:
-        """Answer a command that needs no origin; how many messages it consists of, or 0."""
-        buffer, messages, _ = chunk
-        kind, position, stop = messages[index]
-        if kind == m.QUERY:
-            start = position + 5
-            if buffer[start : start + 2].lower() not in _CONTROL_PREFIXES or stop > position + 200:
-                return 0
-            text = buffer[start : stop - 1]
-            tag = self._control(text, facts_of(text))
-            if not tag and not self.pinned and _DEALLOCATE_ALL.match(text):
-                if self.status == m.FAILED_TRANSACTION:
-                    return 0
-                self.statements.clear()
-                tag = b"DEALLOCATE ALL"
-            if not tag:
-                return 0
-            self.unnamed = None
-            self.send(_complete(tag) + m.ready_for_query(self.status))
-            return 1
-        if kind != m.PARSE or buffer[position + 5] or stop > position + 200:
-            return 0
-        if buffer[position + 6 : position + 8].lower() not in _CONTROL_PREFIXES:
-            return 0
-        kinds = bytes(max(entry[0], 0) for entry in messages[index : index + 5])
-        whole = messages[-1][2] <= chunk[2]
-        begins = b"PBDES".startswith(kinds) or kinds == b"PBE"
-        if self.status == m.FAILED_TRANSACTION and whole and begins and kinds != b"PBDES":
-            # A ROLLBACK, perhaps, of which the rest is still to come.
-            self._incomplete = (chunk, index)
-            return len(messages) - index
-        if not kinds.startswith((b"PBDES", b"PBES")):
-            return 0
-        return self._answer_batch(buffer, messages[index : index + kinds.index(b"S") + 1])
-
-    def _answer_batch(self, buffer: bytes, messages: list[tuple[int, int, int]]) -> int:
-        """A BEGIN, COMMIT or ROLLBACK by the extended protocol, alone up to its Sync."""
-        _, position, stop = messages[0]
-        _, text, types = _parse_fields(buffer, position, stop)
-        answers = [m.PARSE_COMPLETE_MESSAGE, _BIND_COMPLETE]
-        for kind, at, _ in messages[1:-1]:
-            if kind != m.DESCRIBE and buffer[at + 5]:
-                return 0
-            if kind == m.BIND and buffer[at + 6]:
-                # It is another statement that runs.
-                return 0
-            if kind == m.DESCRIBE:
-                if buffer[at + 6]:
-                    return 0
-                if buffer[at + 5 : at + 6] == b"S":
-                    answers.append(_NO_PARAMETERS)
-                answers.append(_NO_DATA)
-        tag = self._control(text, facts_of(text)) if types == NO_TYPES else b""
-        if not tag:
-            return 0
-        self.unnamed = self.pool.registry.get(text, types, self.settings)
-        self.send(b"".join(answers) + _complete(tag) + m.ready_for_query(self.status))
-        return len(messages)
 
     # Queries.
 
@@ -899,14 +713,14 @@ class ClientSession:
             origin.expected.append(Expected(m.QUERY, change=change) if change else e.QUERY)
             return None
         text = buffer[position + 5 : stop - 1]
-        self._note(origin, facts, text)
-        before, change = self._forget(origin, text, facts, change)
+        self.note(origin, facts, text)
+        before, change = client_statements.forget(self, origin, text, facts, change)
         if facts.concerns_us:
             message = m.query(self._substitute(text, lambda number: None))
         else:
             message = buffer[position:stop]
         if facts.resets and self.initial and stop <= len(buffer):
-            self._note_resets(text)
+            self.note_resets(text)
         if not self._resets or in_batch:
             # Within a batch, its Sync is the time.
             origin.expected.append(Expected(m.QUERY, change=change) if change else e.QUERY)
@@ -917,12 +731,12 @@ class ClientSession:
         origin.expected.append(e.SYNC)
         return before + message
 
-    def _note_resets(self, text: bytes) -> None:
+    def note_resets(self, text: bytes) -> None:
         names = reset_names(text)
         initial = dict(self.initial)
         self._resets.update(initial if names is None else initial.keys() & names)
 
-    def _note(self, origin: OriginSession, facts: Facts, text: bytes) -> None:
+    def note(self, origin: OriginSession, facts: Facts, text: bytes) -> None:
         """What is to be remembered of a statement until its transaction is over."""
         if facts.command:
             origin.committing = origin.committing or facts.commits
@@ -940,57 +754,21 @@ class ClientSession:
             origin.committing = True
         if facts.advances:
             origin.sequence_client = self
-            self._sequence_origin = origin
+            self.sequence_origin = origin
             if self.core.settings.pin_sequences and not self.pinned & SEQUENCES:
                 self.pin(self.pinned | SEQUENCES, self.pool.now)
         if facts.notifies:
             self.pool.notifies(origin, self)
 
-    def _forget(
-        self, origin: OriginSession, text: bytes, facts: Facts, change: Change | None
-    ) -> tuple[bytes, Change | None]:
-        """What DEALLOCATE and DISCARD do to the books; what to send before them."""
-        if not facts.forgets:
-            return self._lend_executed(origin, text), change
-        name = _deallocated_name(text)
-        if name not in self.statements:
-            all_of_them = _FORGETS_ALL.match(text)
-            return b"", Changes(change, ForgetAll(self, origin) if all_of_them else MayForget())
-        # DEALLOCATE of a statement that only the client knows by this name: the origin says what
-        # there is to say if it has one of that name.
-        origin.litter.add(name)
-        origin.expected.extend((e.SKIPPED_CLOSE, e.SKIPPED_PARSE))
-        forgotten = ClientClose(self, name, self.statements.pop(name))
-        return m.close_statement(name) + m.parse(name, b""), Changes(change, forgotten)
-
-    def _lend_executed(self, origin: OriginSession, text: bytes) -> bytes:
-        """SQL's EXECUTE of a driver's statement finds it at the origin, for this transaction."""
-        found = _EXECUTE.match(text)
-        if found is None:
-            return b""
-        quoted, plain = found.groups()
-        return self._lend_name(
-            origin, quoted.replace(b'""', b'"') if quoted is not None else plain.lower()
-        )
-
-    def _lend_name(self, origin: OriginSession, name: bytes) -> bytes:
-        statement = self.statements.get(name)
-        if statement is None:
-            return b""
-        origin.litter.add(name)
-        origin.expected.extend((e.SKIPPED_CLOSE, e.SKIPPED_PARSE))
-        parse = m.parse(name, statement.text, statement.parameter_types)
-        return m.close_statement(name) + parse
-
     def _substitute(self, text: bytes, parameters: Callable[[int], bytes | None]) -> bytes:
         """What to send for a text that is about us, after what it asks of us is done."""
         if ends_itself(text):
-            self._ends_with_link = True
+            self.ends_with_link = True
         text = substitute(text, self)
-        self._signal(text, parameters)
+        self.signal(text, parameters)
         return text
 
-    def _signal(self, text: bytes, parameters: Callable[[int], bytes | None]) -> None:
+    def signal(self, text: bytes, parameters: Callable[[int], bytes | None]) -> None:
         for process_id, terminates in signalled(text, parameters):
             if process_id == self.process_id and terminates:
                 # Once what it has sent is on its way.
@@ -1048,10 +826,10 @@ class ClientSession:
 
     def _want(self, buffer: bytes, kind: int, position: int, stop: int) -> None:
         """currval and lastval have an answer on one origin connection alone."""
-        if self._sequence_origin is not None and _RECALLS.search(buffer, position, stop):
-            text = _text_of(buffer, kind, position, stop, self.statements)
+        if self.sequence_origin is not None and _RECALLS.search(buffer, position, stop):
+            text = text_of(buffer, kind, position, stop, self.statements)
             if facts_of(text).recalls:
-                self.wanted = self._sequence_origin
+                self.wanted = self.sequence_origin
 
     # Prepared statements.
 
@@ -1064,7 +842,7 @@ class ClientSession:
         buffer, messages, _ = chunk
         kind, position, stop = messages[index]
         if kind == m.CLOSE:
-            is_portal, name = _object(buffer, position, stop)
+            is_portal, name = object_name(buffer, position, stop)
             if not is_portal and not name:
                 self.unnamed = None
             elif not is_portal:
@@ -1073,7 +851,7 @@ class ClientSession:
             return 1
         if self._lost_link is not None:
             return self._tell_of_loss(self._lost_link, buffer, kind, position, stop)
-        answered = self._answers_alone(chunk, index)
+        answered = client_transactions.answers_alone(self, chunk, index)
         if answered:
             return answered
         if self.status == m.FAILED_TRANSACTION:
@@ -1081,13 +859,13 @@ class ClientSession:
             return 1
         if kind != m.PARSE:
             return 0
-        name, text, types = _parse_fields(buffer, position, stop)
+        name, text, types = parse_fields(buffer, position, stop)
         if not name or name in self.statements:
             return 0
         statement = self.pool.registry.get(text, types, self.settings)
         if not statement.is_known:
             return 0
-        self._name(statement, name)
+        client_statements.name_statement(self, statement, name)
         self.send(m.PARSE_COMPLETE_MESSAGE)
         return 1
 
@@ -1096,7 +874,7 @@ class ClientSession:
     ) -> int:
         """The first answer after the link broke within a transaction that was at rest."""
         self._lost_link = None
-        text = _text_of(buffer, kind, position, stop, self.statements)
+        text = text_of(buffer, kind, position, stop, self.statements)
         ends = facts_of(text).command >= COMMIT
         self.status = m.IDLE if ends else m.FAILED_TRANSACTION
         self._fail(failure.response("ERROR"), kind)
@@ -1110,249 +888,6 @@ class ClientSession:
         else:
             self._failing = True
 
-    def _parse(
-        self, origin: OriginSession, buffer: bytes, position: int, stop: int
-    ) -> bytes | None:
-        name, text, types = _parse_fields(buffer, position, stop)
-        message = None
-        if _CONCERNS_US.search(text):
-            substituted = substitute(text, self)
-            if ends_itself(text):
-                self._ends_with_link = True
-            if substituted != text:
-                text, message = substituted, m.parse(name, substituted, types)
-        statement = self._statement(origin, text, types)
-        before = b""
-        if statement.facts.traces == ANYTHING:
-            before = self._lend_executed(origin, text)
-        if not name:
-            origin.expected.append(Expected(m.PARSE, change=Unnamed(self, origin)))
-            self.unnamed = origin.unnamed = statement
-            return before + (message or buffer[position:stop]) if before else message
-        if name in self.statements:
-            return self._parse_again(origin, name, buffer[position:stop])
-        self._name(statement, name)
-        if statement not in origin.statements:
-            return before + origin.prepare(statement, self, name)
-        if (origin.status == m.FAILED_TRANSACTION and not _ends_transaction(text)) or any(
-            entry.kind in e.ENDS_IN_READY for entry in origin.expected
-        ):
-            # Whether the transaction is a failed one (25P02) only the origin can say.
-            return origin.unprepare(statement) + origin.prepare(statement, self, name)
-        origin.statements.move_to_end(statement)
-        self._fake(origin, m.PARSE, m.PARSE_COMPLETE_MESSAGE, ClientParse(self, name))
-        return b""
-
-    def _name(self, statement: Statement, name: bytes) -> None:
-        if len(self._parsed_at) > 2 * len(self.statements) + 64:
-            # Of statements that were closed.
-            for old in self._parsed_at.keys() - self.statements.keys():
-                del self._parsed_at[old]
-                self.described.pop(old, None)
-        self.statements[name] = statement
-        self.described.pop(name, None)
-        self._parsed_at[name] = self.pool.now
-
-    def _statement(self, origin: OriginSession, text: bytes, types: bytes) -> Statement:
-        """What a text means here; shared with others where it means the same for them."""
-        if origin.altered or _EXECUTE.match(text):
-            return self.pool.registry.private(text, types)
-        return self.pool.registry.get(text, types, self.settings)
-
-    def _parse_again(self, origin: OriginSession, name: bytes, message: bytes) -> bytes:
-        """A name that exists: the origin itself raises the error, in its place and in its words.
-
-        An empty statement of that name is made there first, and removed when the link ends.
-        """
-        origin.expected.append(e.SKIPPED_CLOSE)
-        origin.expected.append(e.SKIPPED_PARSE)
-        origin.expected.append(e.PARSE)
-        origin.litter.add(name)
-        return m.close_statement(name) + m.parse(name, b"") + message
-
-    def _bind(self, origin: OriginSession, buffer: bytes, position: int, stop: int) -> bytes | None:
-        statement = self.unnamed
-        if (
-            statement is not None
-            and statement is origin.unnamed
-            and statement.facts.plain
-            and buffer.startswith(b"\x00\x00", position + 5)
-            and stop > position + 6
-        ):
-            # What most drivers send for every statement, without the work for the others.
-            self._forgets = False
-            self._deallocated = b""
-            if not statement.facts.reads:
-                origin.reads_only = False
-            origin.expected.append(e.BIND)
-            return None
-        portal_end = buffer.find(b"\x00", position + 5, stop)
-        name_end = buffer.find(b"\x00", portal_end + 1, stop) if portal_end >= 0 else -1
-        if name_end < 0:
-            raise ClientProtocolError("invalid message format: Bind")
-        name = buffer[portal_end + 1 : name_end]
-        before = self._have(origin, name)
-        statement = self.statements.get(name) if name else self.unnamed
-        told = self.described.get(name)
-        known = (
-            told is None or statement is None or origin.statements[statement].description == told
-        )
-        if not known:
-            # PostgreSQL would refuse it, but the old one is not here to be refused.
-            origin.expected.append(Expected(m.BIND, data=_OUTDATED))
-            return before + m.bind(b"", self.pool.registry.no_name, ())
-        self._forgets = False
-        self._deallocated = b""
-        if statement is None or portal_end > position + 5:
-            origin.reads_only = False
-        if statement is not None and not (statement.facts.plain and statement.facts.reads):
-            before += self._note_bound(origin, statement, buffer[position:stop], len(buffer))
-        origin.expected.append(e.BIND)
-        if not name or statement is None:
-            return before + buffer[position:stop] if before else None
-        body_length = stop - position - 1 + len(statement.server_name) - len(name)
-        if body_length > LARGEST_MESSAGE:
-            raise ClientProtocolError("invalid message length: Bind")
-        return b"".join(
-            (
-                before,
-                m.HEADER.pack(m.BIND, body_length),
-                buffer[position + 5 : portal_end + 1],
-                statement.server_name,
-                buffer[name_end:stop],
-            )
-        )
-
-    def _unverified(self, origin: OriginSession, buffer: bytes, position: int, stop: int) -> bytes:
-        """What to ask before a statement runs whose columns the client knows from elsewhere."""
-        name = _bound_name(buffer, position, stop)
-        if name not in self.described or name not in self.statements:
-            return b""
-        before = self._have(origin, name)
-        statement = self.statements[name]
-        if origin.statements[statement].description is not None:
-            assert not before
-            return b""
-        return before + origin.describe(statement)
-
-    def _note_bound(
-        self, origin: OriginSession, statement: Statement, message: bytes, size: int
-    ) -> bytes:
-        """What is to be remembered of a statement that is about to run; what to send before."""
-        facts = statement.facts
-        self._note(origin, facts, statement.text)
-        if facts.traces & SETTINGS and b"." in message:
-            # The name of a setting may be a parameter.
-            self.custom_names |= custom_names(message[5:])
-        if facts.concerns_us and len(message) <= size:
-            self._signal(statement.text, bound_parameters(message))
-        if facts.resets and self.initial:
-            self._note_resets(statement.text)
-        if facts.recalls:
-            return self._forget_sequences(origin)
-        if facts.concerns_us and _LISTS_STATEMENTS.search(statement.text):
-            others = [other for other in origin.statements if other is not statement]
-            return b"".join(map(origin.unprepare, others))
-        if not facts.forgets:
-            return b""
-        self._forgets = _FORGETS_ALL.match(statement.text) is not None
-        self._deallocated = _deallocated_name(statement.text)
-        if self._deallocated not in self.statements:
-            self._deallocated = b""
-            return b""
-        # Under the client's name there is nothing at the origin: an empty one takes its place.
-        origin.litter.add(self._deallocated)
-        origin.expected.extend((e.SKIPPED_CLOSE, e.SKIPPED_PARSE))
-        return m.close_statement(self._deallocated) + m.parse(self._deallocated, b"")
-
-    def _execute(self, origin: OriginSession) -> Expected:
-        if self._deallocated:
-            name, self._deallocated = self._deallocated, b""
-            forgotten = ClientClose(self, name, self.statements.pop(name))
-            return Expected(m.EXECUTE, change=forgotten)
-        if not self._forgets:
-            return e.EXECUTE
-        self._forgets = False
-        return Expected(m.EXECUTE, change=ForgetAll(self, origin))
-
-    def _describe(
-        self, origin: OriginSession, buffer: bytes, position: int, stop: int
-    ) -> bytes | None:
-        is_portal, name = _object(buffer, position, stop)
-        if is_portal:
-            origin.expected.append(e.DESCRIBE)
-            return None
-        before = self._have(origin, name)
-        statement = self.statements.get(name)
-        if not name or statement is None:
-            origin.expected.append(e.DESCRIBE)
-            return before + buffer[position:stop] if before else None
-        if not before and origin.statements[statement].at < self._parsed_at.get(name, 0.0):
-            # What it is told must be what a Parse of its own would have found.
-            before = origin.unprepare(statement) + origin.prepare(statement, None, b"")
-        telling = Description(origin.statements[statement], self, name)
-        origin.expected.append(Expected(m.DESCRIBE, change=telling, rows=telling.rows))
-        return before + m.message(m.DESCRIBE, b"S" + statement.server_name + b"\x00")
-
-    def _have(self, origin: OriginSession, name: bytes) -> bytes:
-        """What to send so that the statement the client calls ``name`` is at the origin.
-
-        Nothing for a name that the client does not have: no statement of that name is there, so
-        the origin raises the error (26000) that is due.
-        """
-        if not name:
-            if origin.unnamed is self.unnamed:
-                return b""
-            return origin.prepare_unnamed(self.unnamed)
-        statement = self.statements.get(name)
-        if statement is None:
-            if name not in origin.litter:
-                return b""
-            origin.expected.append(e.SKIPPED_CLOSE)
-            return m.close_statement(name)
-        if origin.altered:
-            if statement not in origin.statements:
-                statement = self.pool.registry.private(statement.text, statement.parameter_types)
-                self.statements[name] = statement
-        elif statement.settings != self.settings and not _EXECUTE.match(statement.text):
-            # It means what it means under the settings in force now.
-            statement = self._statement(origin, statement.text, statement.parameter_types)
-            self.statements[name] = statement
-        prepared = origin.statements.get(statement)
-        if prepared is None:
-            before = b""
-            if statement.facts.traces == ANYTHING:
-                before = self._lend_executed(origin, statement.text)
-            return before + origin.prepare(statement, None, b"")
-        if prepared.at < self._parsed_at.get(name, 0.0) - MAX_STATEMENT_AGE:
-            # The client may have prepared it because the catalogue had changed.
-            return origin.unprepare(statement) + origin.prepare(statement, None, b"")
-        origin.statements.move_to_end(statement)
-        return b""
-
-    def _close(
-        self, origin: OriginSession, buffer: bytes, position: int, stop: int
-    ) -> bytes | None:
-        is_portal, name = _object(buffer, position, stop)
-        if is_portal:
-            origin.expected.append(e.CLOSE)
-            return None
-        if not name:
-            origin.expected.append(Expected(m.CLOSE, change=Unnamed(self, origin)))
-            self.unnamed = origin.unnamed = None
-            return None
-        statement = self.statements.pop(name, None)
-        if statement is None:
-            origin.expected.append(e.CLOSE)
-            return None
-        if name in origin.litter:
-            # Of that name there is something at the origin as well.
-            forgotten = ClientClose(self, name, statement)
-            origin.expected.append(Expected(m.CLOSE, change=forgotten))
-            return None
-        self._fake(origin, m.CLOSE, m.CLOSE_COMPLETE_MESSAGE, ClientClose(self, name, statement))
-        return b""
-
     def may_prepare_again(self, chunk: Chunk) -> bool:
         """Whether a batch that starts with Bind can be sent anew without the client's noticing.
 
@@ -1363,87 +898,21 @@ class ClientSession:
         _, position, stop = messages[0]
         if not re.fullmatch(rb"BD?E+S", kinds) or self._passing:
             return False
-        name = _bound_name(buffer, position, stop)
+        name = bound_name(buffer, position, stop)
         return bool(name) and name in self.statements and name not in self.described
 
     def prepare_again(self, origin: OriginSession, chunk: Chunk, now: float) -> None:
         """Send the batch once more, with the statement made anew."""
         buffer, messages, _ = chunk
         _, position, stop = messages[0]
-        statement = self.statements[_bound_name(buffer, position, stop)]
+        statement = self.statements[bound_name(buffer, position, stop)]
         origin.statements.pop(statement, None)
         origin.expected.append(e.SKIPPED_CLOSE)
         origin.send(m.close_statement(statement.server_name))
         self._process(chunk, 0, now)
-
-    def _fake(self, origin: OriginSession, kind: int, data: bytes, change: Change) -> None:
-        """Answer in the origin's place, when it is that answer's turn."""
-        if origin.expected:
-            origin.expected.append(Expected(kind, FAKE, data=data, change=change))
-        else:
-            self.send(data)
-
-
-def _malformed(kind: int) -> ClientProtocolError:
-    return ClientProtocolError(f"invalid message format: {chr(kind)!r}")
-
-
-def _parse_fields(buffer: bytes, position: int, stop: int) -> tuple[bytes, bytes, bytes]:
-    """Of a Parse: the name, the text, and the parameter types as they stand there."""
-    name_end = buffer.find(b"\x00", position + 5, stop)
-    text_end = buffer.find(b"\x00", name_end + 1, stop) if name_end >= 0 else -1
-    types = buffer[text_end + 1 : stop]
-    if text_end < 0 or len(types) < 2 or len(types) != 2 + 4 * m.INT16.unpack_from(types)[0]:
-        raise ClientProtocolError("invalid message format: Parse")
-    return buffer[position + 5 : name_end], buffer[name_end + 1 : text_end], types
-
-
-def _object(buffer: bytes, position: int, stop: int) -> tuple[bool, bytes]:
-    """Of a Describe or Close: whether it means a portal, and the name."""
-    name_end = buffer.find(b"\x00", position + 6, stop)
-    what = buffer[position + 5 : position + 6]
-    if name_end < 0 or what not in (b"P", b"S"):
-        raise ClientProtocolError(f"invalid message format: {chr(buffer[position])!r}")
-    return what == b"P", buffer[position + 6 : name_end]
-
-
-def _bound_name(buffer: bytes, position: int, stop: int) -> bytes:
-    """Of a Bind: the statement's name."""
-    return buffer[position + 5 : stop].split(b"\x00", 2)[1]
-
-
-def _text_of(
-    buffer: bytes, kind: int, position: int, stop: int, statements: Mapping[bytes, Statement]
-) -> bytes:
-    """The SQL that a message is about, as far as it says so by itself."""
-    if kind == m.QUERY:
-        return buffer[position + 5 : stop - 1]
-    if kind == m.PARSE:
-        return _parse_fields(buffer, position, stop)[1]
-    if kind == m.BIND:
-        statement = statements.get(_bound_name(buffer, position, stop))
-        return statement.text if statement is not None else b""
-    return b""
 
 
 def _unknown_outcome(failure: ConnectFailure) -> ConnectFailure:
     """PostgreSQL, "Error Codes": transaction_resolution_unknown."""
     text = "The connection to the origin was lost during COMMIT: its outcome is not known."
     return ConnectFailure("08007", text, True, detail=failure.text)
-
-
-def _complete(tag: bytes) -> bytes:
-    return m.message(m.COMMAND_COMPLETE, tag + b"\x00")
-
-
-def _deallocated_name(text: bytes) -> bytes:
-    """The name in ``DEALLOCATE [PREPARE] name``; nothing for any other text."""
-    found = _DEALLOCATE.match(text)
-    if found is None:
-        return b""
-    quoted, plain = found.groups()
-    return quoted.replace(b'""', b'"') if quoted is not None else plain.lower()
-
-
-def _ends_transaction(text: bytes) -> bool:
-    return text.lstrip().lower().startswith(_ENDS_TRANSACTION)
