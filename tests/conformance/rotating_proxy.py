@@ -39,6 +39,8 @@ class RotatingPool(Pool):
 
     def acquire(self, client: ClientSession, now: float) -> bool:
         """Link as usual, while the one idle longest is the only one in sight."""
+        if client.wanted is not None:
+            return super().acquire(client, now)
         others, self.idle = self.idle[1:], self.idle[:1]
         try:
             return super().acquire(client, now)
