@@ -4,7 +4,22 @@ Each is also run through a session pooler that has nothing to do with us, and mu
 """
 
 MOST = 5
-EXCEPTIONS: dict[str, dict[str, str]] = {}
+_OTHER_DATABASE = (
+    "makes a database, connects to it and drops it: the proxy has one database (3D000), and any "
+    "pooler still has a connection there when it is to be dropped (55006)"
+)
+EXCEPTIONS = {
+    "asyncpg": dict.fromkeys(
+        (
+            "tests/test_cache_invalidation.py::TestCacheInvalidation"
+            "::test_type_cache_invalidation_in_pool",
+            "tests/test_introspection.py::TestIntrospection"
+            "::test_introspection_loads_basetypes_of_domains",
+            "tests/test_introspection.py::TestIntrospection::test_introspection_on_large_db",
+        ),
+        _OTHER_DATABASE,
+    )
+}
 """By the suite's name and the test's id."""
 
 assert sum(map(len, EXCEPTIONS.values())) <= MOST
