@@ -5,8 +5,8 @@ another would always meet its own one, and what it leaves behind there would nev
 connections that the limit allows are opened, and the one that has been idle longest is lent.
 
 At the end a report is written to the file named as the argument, as JSON: ``links``, pairs of the
-time (of the monotonic clock, in seconds) and the number of links from then on, and the pool's own
-counters.
+time (of the monotonic clock, in seconds) and the number of links from then on, and the counters of
+the pools, one for each database, together.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 from hyperdrive_client.proxy import spawn
@@ -24,17 +25,15 @@ from hyperdrive_client.proxy.core.origin_session import OriginSession, OriginSta
 from hyperdrive_client.proxy.core.pool import Pool
 from hyperdrive_client.proxy.settings import Settings
 
-COUNTERS = ("link_seconds", "pinned_seconds", "pins")
-
 pools: list[RotatingPool] = []
+links: list[tuple[float, int]] = []
 
 
 class RotatingPool(Pool):
-    """A pool whose origin connections take turns; ``links`` is for the report."""
+    """A pool whose origin connections take turns."""
 
     def __init__(self, settings: Settings, effects: list[Effect]) -> None:
         super().__init__(settings, effects)
-        self.links: list[tuple[float, int]] = []
         pools.append(self)
 
     def acquire(self, client: ClientSession, now: float) -> bool:
@@ -49,14 +48,18 @@ class RotatingPool(Pool):
 
     def move(self, origin: OriginSession, state: OriginState) -> None:
         super().move(origin, state)
-        number = sum(origin.client is not None for origin in self.origins)
-        if not self.links or self.links[-1][1] != number:
-            self.links.append((time.monotonic(), number))
+        number = sum(origin.client is not None for pool in pools for origin in pool.origins)
+        if not links or links[-1][1] != number:
+            links.append((time.monotonic(), number))
 
     def tick(self, now: float) -> None:
-        """Open all that the limit allows, once the origin has been reached."""
+        """Open all that the limit allows, once the origin has been reached.
+
+        Not to other databases than the configured one: the suites drop those that they make.
+        """
         super().tick(now)
-        if self.default_reported is None or self.last_failure is not None or self.closing:
+        reached = self.default_reported is not None and self.last_failure is None
+        if self is not pools[0] or not reached or self.closing:
             return
         while len(self.origins) < self.settings.limits.origin_connection_limit:
             origin = OriginSession(self, now)
@@ -67,9 +70,13 @@ class RotatingPool(Pool):
 def main() -> None:
     vars(core)["Pool"] = RotatingPool
     spawn.main()
-    (pool,) = pools
-    report = {name: getattr(pool, name) for name in COUNTERS if hasattr(pool, name)}
-    Path(sys.argv[1]).write_text(json.dumps({"links": pool.links, **report}), encoding="utf-8")
+    report = {
+        "links": links,
+        "link_seconds": sum(pool.link_seconds for pool in pools),
+        "pinned_seconds": sum(pool.pinned_seconds for pool in pools),
+        "pins": sum((pool.pins for pool in pools), Counter()),
+    }
+    Path(sys.argv[1]).write_text(json.dumps(report), encoding="utf-8")
 
 
 if __name__ == "__main__":
