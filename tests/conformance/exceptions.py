@@ -5,8 +5,8 @@ Each is also run through a session pooler that has nothing to do with us, and mu
 
 MOST = 5
 _OTHER_DATABASE = (
-    "makes a database, connects to it and drops it: "
-    "a pooler still has a connection there when it is to be dropped (55006)"
+    "makes a database, connects to it (3D000 without --any-database) and drops it: "
+    "a pooler still has a connection there then (55006)"
 )
 EXCEPTIONS = {
     "asyncpg": dict.fromkeys(
