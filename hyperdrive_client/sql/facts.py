@@ -69,6 +69,8 @@ class Facts:
     commits: bool = False
     """Ends a transaction, be it among other statements."""
     notifies: bool = False
+    closes: bool = False
+    """Closes a cursor."""
     concerns_us: bool = False
     """Names a process id function, pg_prepared_statements, or a SHOW of ours."""
     needs_primary: bool = False
@@ -203,6 +205,7 @@ def _unclear(text: bytes) -> Facts:
         resets=_RESETS.search(text) is not None,
         forgets=_FORGETS.search(text) is not None,
         commits=True,
+        closes=True,
         notifies=_NOTIFIES.search(text) is not None,
         concerns_us=_CONCERNS_US.search(text) is not None,
     )
@@ -226,7 +229,7 @@ def _facts_of_skeleton(skeleton: bytes) -> Facts:
         return command
     traces = 0
     reads = bool(statements)
-    takes_locks = advances = alters = commits = False
+    takes_locks = advances = alters = commits = closes = False
     for statement in statements:
         word = first_word(statement)
         left = _traces(statement, word)
@@ -235,6 +238,7 @@ def _facts_of_skeleton(skeleton: bytes) -> Facts:
         takes_locks = takes_locks or word not in _WEAK_WORDS
         advances = advances or word in _ADVANCING_WORDS or left == ANYTHING
         alters = alters or word == b"set" or bool(left & SETTINGS)
+        closes = closes or word == b"close"
         commits = commits or _COMMITS.match(statement) is not None
     found = Facts(
         traces=traces,
@@ -246,6 +250,7 @@ def _facts_of_skeleton(skeleton: bytes) -> Facts:
         resets=_RESETS.search(skeleton) is not None,
         forgets=_FORGETS.search(skeleton) is not None,
         commits=commits,
+        closes=closes,
         notifies=_NOTIFIES.search(skeleton) is not None,
         concerns_us=_CONCERNS_US.search(skeleton) is not None,
     )

@@ -14,6 +14,7 @@ from ...protocol.framing import CONTINUATION, Chunk, client_framer
 from ...sql.facts import (
     ANYTHING,
     COMMIT,
+    CURSORS,
     SETTINGS,
     Facts,
     custom_names,
@@ -29,7 +30,14 @@ from .origin_startup import ConnectFailure
 from .own_statements import ends_itself, signalled, substitute
 from .pool import LOST
 from .read_back import SEQUENCES, UNREADABLE, reasons
-from .request_fields import bound_name, malformed, object_name, parse_fields, text_of
+from .request_fields import (
+    bound_name,
+    malformed,
+    names_database,
+    object_name,
+    parse_fields,
+    text_of,
+)
 from .session_variables import (
     Profile,
     Settings,
@@ -224,7 +232,11 @@ class ClientSession:
                 self.origin.abandon(now, vanished=True)
                 self.origin = None
             self.link_failed(_CANCELLED, now)
-        elif self.state in _HAS_LINK and self.origin is not None and self.origin.expected:
+        if self in self.pool.held_back:
+            # It goes ahead, so that there is something for the origin to cancel.
+            self.pool.leave(self)
+            self.answered(now)
+        if self.state in _HAS_LINK and self.origin is not None and self.origin.expected:
             return self.origin
         return None
 
@@ -571,7 +583,11 @@ class ClientSession:
                         return
                     facts = facts_of(buffer[position + 5 : stop - 1])
                     prologue = b""
-                    if self.begin is not None or facts.recalls or facts.concerns_us:
+                    if self.begin is not None or (
+                        (facts.recalls or facts.concerns_us)
+                        and not origin.batch_open
+                        and origin.status != m.FAILED_TRANSACTION
+                    ):
                         text = buffer[position + 5 : stop - 1]
                         prologue = client_transactions.prologue(self, origin, facts, text)
                     replacement = self._query(origin, facts, buffer, position, stop)
@@ -759,6 +775,10 @@ class ClientSession:
                 self.pin(self.pinned | SEQUENCES, self.pool.now)
         if facts.notifies:
             self.pool.notifies(origin, self)
+        if facts.closes:
+            origin.traces |= self.pinned & CURSORS
+        if facts.takes_locks and names_database(text):
+            self.core.leave_other_databases(self.pool, self.pool.now)
 
     def _substitute(self, text: bytes, parameters: Callable[[int], bytes | None]) -> bytes:
         """What to send for a text that is about us, after what it asks of us is done."""

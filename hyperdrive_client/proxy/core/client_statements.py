@@ -15,7 +15,7 @@ from ...sql.facts import ANYTHING, SETTINGS, Facts, custom_names
 from . import client_transactions
 from . import expected as e
 from .expected import FAKE, Expected
-from .own_statements import bound_parameters, ends_itself, substitute
+from .own_statements import bound_parameters, ends_itself, is_show, substitute
 from .request_fields import (
     bound_name,
     deallocated_name,
@@ -26,6 +26,7 @@ from .request_fields import (
     parse_fields,
 )
 from .statements import (
+    NO_TYPES,
     Change,
     Changes,
     ClientClose,
@@ -103,13 +104,16 @@ def parse(
 ) -> bytes | None:
     name, text, types = parse_fields(buffer, position, stop)
     message = None
+    shown = b""
     if _CONCERNS_US.search(text):
         substituted = substitute(text, client)
+        shown = text if is_show(text) else b""
         if ends_itself(text):
             client.ends_with_link = True
         if substituted != text:
             text, message = substituted, m.parse(name, substituted, types)
     statement = statement_for(client, origin, text, types)
+    statement.shown = shown
     before = b""
     if statement.facts.traces == ANYTHING:
         before = lend_executed(client, origin, text)
@@ -320,6 +324,8 @@ def have(client: ClientSession, origin: OriginSession, name: bytes) -> bytes:
         statement = statement_for(client, origin, statement.text, statement.parameter_types)
         client.statements[name] = statement
     prepared = origin.statements.get(statement)
+    if statement.shown and (prepared is None or prepared.at < client.pool.now - MAX_STATEMENT_AGE):
+        return have_shown(client, origin, name, statement.shown)
     if prepared is None:
         before = b""
         if statement.facts.traces == ANYTHING:
@@ -330,6 +336,14 @@ def have(client: ClientSession, origin: OriginSession, name: bytes) -> bytes:
         return origin.unprepare(statement) + origin.prepare(statement, None, b"")
     origin.statements.move_to_end(statement)
     return b""
+
+
+def have_shown(client: ClientSession, origin: OriginSession, name: bytes, shown: bytes) -> bytes:
+    """A SHOW of ours, with the answer of now."""
+    statement = client.pool.registry.private(substitute(shown, client), NO_TYPES)
+    statement.shown = shown
+    client.statements[name] = statement
+    return origin.prepare(statement, None, b"")
 
 
 def close_statement(

@@ -224,6 +224,12 @@ class Core:
                     # As PostgreSQL does: who does not authenticate is told nothing.
                     client.close(now)
 
+    def leave_other_databases(self, pool: Pool, now: float) -> None:
+        """A database can be dropped, renamed or copied while nobody is connected to it."""
+        for other in self.pools.values():
+            if other is not pool:
+                other.leave_database(now)
+
     def _forget_unused_pools(self) -> None:
         for database, pool in list(self.pools.items()):
             if pool is self.pool or pool.origins:

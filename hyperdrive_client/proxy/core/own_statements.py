@@ -40,6 +40,11 @@ _ENDS_ITSELF = re.compile(
 )
 
 
+def is_show(text: bytes) -> bool:
+    """Whether the answer is about the moment at which it is asked."""
+    return _SHOW.match(text) is not None
+
+
 def ends_itself(text: bytes) -> bool:
     """Whether the session asks for its own end, by the origin's process id."""
     return _ENDS_ITSELF.search(text) is not None

@@ -36,6 +36,8 @@ LIFETIME_JITTER = 0.1
 MAX_PROFILES = 256
 # An origin that was told goodbye is given this long to close.
 CLOSE_TIMEOUT = 5.0
+# DROP DATABASE waits so long for the sessions there to end (CountOtherDBBackends).
+DROP_TIMEOUT = 5.0
 
 # Looking a member up in its class costs more than all else that is done with it here.
 _IDLE, _LINKED, _CLOSED = OriginState.IDLE, OriginState.LINKED, OriginState.CLOSED
@@ -80,6 +82,7 @@ class Pool:
         self._interned: dict[tuple[tuple[bytes, bytes], ...], Mapping[bytes, bytes]] = {}
         self._retry_after = FIRST_RETRY
         self._retry_at = 0.0
+        self._left_until = float("-inf")
         self.closing = False
         self.now = 0.0
         """When the event that is being handled came."""
@@ -171,6 +174,12 @@ class Pool:
         opening = (OriginState.CONNECTING, OriginState.STARTING)
         return [origin for origin in self.origins if origin.state in opening]
 
+    def leave_database(self, now: float) -> None:
+        """Keep no idle connection for as long as PostgreSQL waits for that."""
+        self._left_until = now + DROP_TIMEOUT
+        for origin in list(self.idle):
+            origin.close(now)
+
     def offer(self, origin: OriginSession, now: float) -> None:
         """An origin connection is free: to the first who waits, else it is idle."""
         if self.closing or now >= origin.retires_at:
@@ -181,6 +190,9 @@ class Pool:
                 del self.waiting[index]
                 self._link(origin, client, now)
                 return
+        if now < self._left_until:
+            origin.close(now)
+            return
         origin.since = now
         self.move(origin, _IDLE)
 

@@ -13,6 +13,7 @@ _DEALLOCATE = re.compile(
     rb"""\s*deallocate\s+(?:prepare\s+)?(?:"((?:[^"]|"")+)"|(?!all\b)([\w$]+))\s*;?\s*\Z""",
     re.IGNORECASE,
 )
+_NAMES_DATABASE = re.compile(rb"\b(?:create|alter|drop)\s+database\b", re.IGNORECASE)
 _LISTS_STATEMENTS = re.compile(rb"pg_prepared_statement", re.IGNORECASE)
 _EXECUTE = re.compile(rb"""\s*execute\s+(?:"((?:[^"]|"")+)"|([\w$]+))""", re.IGNORECASE)
 # In a failed transaction these are still obeyed.
@@ -74,6 +75,11 @@ def ends_transaction(text: bytes) -> bool:
 def lists_statements(text: bytes) -> bool:
     """Whether it looks at the view of what the session has prepared."""
     return _LISTS_STATEMENTS.search(text) is not None
+
+
+def names_database(text: bytes) -> bool:
+    """Whether it makes, changes or drops a database, other than the session's own perhaps."""
+    return _NAMES_DATABASE.search(text) is not None
 
 
 def executed_name(text: bytes) -> bytes:

@@ -39,6 +39,7 @@ class Statement:
         "parameter_types",
         "server_name",
         "settings",
+        "shown",
         "text",
     )
 
@@ -51,6 +52,8 @@ class Statement:
         """In force when it is parsed; ``None``: not known, so it is shared with nobody."""
         self.server_name = server_name
         self.facts = facts_of(text)
+        self.shown = b""
+        """The client's text, if it is a SHOW of ours, to be answered anew each time."""
         self.is_known = False
         """An origin has parsed it, so a Parse of it needs none."""
 
