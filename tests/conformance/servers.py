@@ -63,6 +63,7 @@ def rotating_proxy(
         USER,
         "",
         auth="trust",
+        any_database=True,
         limits=Limits(origin_connection_limit=limit, pool_timeout=POOL_TIMEOUT, idle_timeout=0),
     )
     command = [sys.executable, str(Path(__file__).with_name("rotating_proxy.py")), str(report)]

@@ -423,7 +423,6 @@ class TestObjects:
             second.execute("FETCH c")
         assert value(first, "FETCH c") == 2
 
-    @pytest.mark.xfail(strict=True, reason="CLOSE is not looked at")
     def test_a_cursor_with_hold_pins_until_it_is_closed(self, roomy_pair: Pair) -> None:
         _, first, second = roomy_pair
         first.execute("DECLARE c CURSOR WITH HOLD FOR SELECT 1")
@@ -639,15 +638,6 @@ class TestSequences:
         assert value(first, "SELECT nextval('s')") == 3
         assert value(first, recall) == 3
 
-    @pytest.mark.xfail(strict=True, reason="its DISCARD SEQUENCES does")
-    def test_who_asks_in_vain_does_not_take_it_from_who_has_it(self, sequences: Pair) -> None:
-        _, first, second = sequences
-        first.execute("SELECT nextval('s')")
-        second.execute("SELECT nextval('s')")
-        with pytest.raises(errors.ObjectNotInPrerequisiteState):
-            first.execute("SELECT currval('s')")
-        assert value(second, "SELECT currval('s')") == 2
-
     def test_who_never_used_a_sequence_sees_nobodys(self, sequences: Pair) -> None:
         _, first, second = sequences
         first.execute("SELECT nextval('s')")
@@ -739,7 +729,6 @@ class TestShow:
             assert ("origin_connection_limit", "1") in rows
             assert pair.first.info.transaction_status.name == "INTRANS"
 
-    @pytest.mark.xfail(strict=True, reason="the answer is that of the Parse")
     def test_prepared_it_is_up_to_date(self, roomy_pair: Pair) -> None:
         _, first, second = roomy_pair
         assert second.execute("SHOW hyperdrive.pins", prepare=True).fetchall() == []

@@ -232,10 +232,15 @@ class ClientSession:
                 self.origin.abandon(now, vanished=True)
                 self.origin = None
             self.link_failed(_CANCELLED, now)
-        if self in self.pool.held_back:
-            # It goes ahead, so that there is something for the origin to cancel.
+        if self in self.pool.held_back and self.origin is not None:
             self.pool.leave(self)
-            self.answered(now)
+            if self.origin.is_at_rest:
+                self.origin.abandon(now, vanished=False)
+                self._link_ended(now)
+                self.link_failed(_CANCELLED, now)
+            else:
+                # It goes ahead, so that the origin has something to cancel.
+                self.answered(now)
         if self.state in _HAS_LINK and self.origin is not None and self.origin.expected:
             return self.origin
         return None
@@ -755,7 +760,10 @@ class ClientSession:
     def note(self, origin: OriginSession, facts: Facts, text: bytes) -> None:
         """What is to be remembered of a statement until its transaction is over."""
         if facts.command:
-            origin.committing = origin.committing or facts.commits
+            # What begins or ends at the origin is not what was begun here.
+            self.may_end_early = False
+            if facts.commits:
+                origin.commits()
             return
         if not facts.reads:
             origin.reads_only = False
@@ -767,7 +775,7 @@ class ClientSession:
         if facts.alters:
             origin.altered = True
         if facts.commits:
-            origin.committing = True
+            origin.commits()
         if facts.advances:
             origin.sequence_client = self
             self.sequence_origin = origin

@@ -50,8 +50,11 @@ def prologue(client: ClientSession, origin: OriginSession, facts: Facts, text: b
     if client.begin is not None:
         parts.append(origin.run(client.begin, LazyBegin(origin)))
         client.begin = None
-        if facts.reads and client.may_end_early:
-            parts.append(inspect(client, origin))
+        if client.may_end_early and client.pool.now - origin.inspected_at >= inspection.MAX_AGE:
+            # Before a read: a statement that sets the transaction's mode must be its first.
+            client.may_end_early = facts.reads
+            if facts.reads:
+                parts.append(inspect(origin))
     if facts.recalls:
         parts.append(forget_sequences(client, origin))
     if facts.concerns_us and lists_statements(text):
@@ -59,13 +62,11 @@ def prologue(client: ClientSession, origin: OriginSession, facts: Facts, text: b
     return b"".join(parts)
 
 
-def inspect(client: ClientSession, origin: OriginSession) -> bytes:
+def inspect(origin: OriginSession) -> bytes:
     """Find out whether the end of a transaction of reads can be answered early."""
-    if client.pool.now - origin.inspected_at < inspection.MAX_AGE:
-        return b""
-    statement = client.pool.registry.own(inspection.QUERY)
-    looking = inspection.Inspection(origin, client.pool.now)
-    return origin.run(statement, looking, rows=looking.rows)
+    pool = origin.pool
+    looking = inspection.Inspection(origin, pool.now)
+    return origin.run(pool.registry.own(inspection.QUERY), looking, rows=looking.rows)
 
 
 def forget_sequences(client: ClientSession, origin: OriginSession) -> bytes:

@@ -121,8 +121,8 @@ class OriginSession:
         """Settings may differ from what is known, until the transaction's end at least."""
         self.reads_only = True
         """Nothing but plain reads was sent since the link began."""
-        self.committing = False
-        """A COMMIT was sent in this link."""
+        self.committing = 0
+        """ReadyForQuery that are still to come until the last COMMIT that was sent is answered."""
         self.served = 0
         """Process id, as clients know it, of whom it was linked to last."""
         self.changes_catalogue = False
@@ -293,7 +293,12 @@ class OriginSession:
     def begin_link(self) -> None:
         """What is noted of a link starts anew."""
         self.reads_only = True
-        self.altered = self.committing = self.hints_at_sequences = self.unread = False
+        self.altered = self.hints_at_sequences = self.unread = False
+        self.committing = 0
+
+    def commits(self) -> None:
+        """A COMMIT is about to be sent."""
+        self.committing = 1 + sum(entry.kind in e.ENDS_IN_READY for entry in self.expected)
 
     def read_back(self, client: ClientSession, now: float) -> None:
         """Ask what the transaction has left in the session."""
@@ -503,6 +508,8 @@ class OriginSession:
                 expected.popleft()
                 self.status = buffer[position + 5]
                 ready = True
+                if self.committing:
+                    self.committing -= 1
                 if self.traces and self.status == m.IDLE:
                     self.unread = True
                 skip = skip or head.data is e.WITHHELD

@@ -359,9 +359,9 @@ class FakePostgres:
             return
         elif "fail" in text:
             raise PostgresError("22012")
-        self._act(text, rows or [""])
+        shown = rows if rows is not None else [text]
+        self._act(text, shown)
         if _is_select(text):
-            shown = rows if rows is not None else [text]
             self._output += [f"D {row}{self._shown}" for row in shown]
         forgets = text.startswith(("dea", "dis"))
         tag = text.upper() if forgets or text == "begin" else text.split()[0]
@@ -384,6 +384,8 @@ class FakePostgres:
                     raise PostgresError("26000")
                 self.statements.pop(name, None)
                 self.from_sql.pop(name, None)
+            case ["select", "name", "from", "pg_prepared_statements"]:
+                rows[:] = sorted([*self.statements, *self.from_sql])
             case ["discard", "sequences"]:
                 self.advanced = False
             case ["set", "local", name, "to", value]:
@@ -488,6 +490,7 @@ queries = st.one_of(
     st.just(["Q begin;select 1;commit"]),
     st.just(["Q begin;select fail;commit"]),
     st.just(["Q deallocate a"]),
+    st.just(["Q select name from pg_prepared_statements"]),
     st.just(["F 1"]),
     st.just(["c"]),
     st.just(["H"]),
@@ -629,6 +632,10 @@ class World:
                 self.answers[whom][:] = rest
                 whom.sends_bytes(piece)
             case "closed":
+                # Who was at rest there hears of it with the next answer.
+                for index, client in enumerate(self.clients):
+                    if client.session.origin is whom.session:
+                        self.hurt.add(index)
                 whom.closes()
             case "cancelled":
                 if whom in self.postgres and whom.data and not whom.aborted:

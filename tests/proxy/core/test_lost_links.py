@@ -130,6 +130,33 @@ class TestAtWork:
         server.closes()
         client.receives("C INSERT 0 1", "Z T", "E 08007", "Z I")
 
+    @pytest.mark.parametrize("second", ["begin read write", "begin"])
+    def test_a_commit_that_was_answered_is_forgotten_in_the_next_transaction(self, proxy, second):
+        client, server = proxy.linked()
+        client.sends("Q insert into t values (1)", "Q commit", f"Q {second}", "Q select 1")
+        server.sends("C INSERT 0 1", "Z T", "C COMMIT", "Z I", "C BEGIN", "Z T")
+        server.closes()
+        answers = ["C INSERT 0 1", "Z T", "C COMMIT", "Z I", "C BEGIN", "Z T"]
+        client.receives(*answers, LOST, "Z E")
+
+    def test_two_commits_in_flight_are_both_unknown(self, proxy):
+        client, server = proxy.linked()
+        client.sends("Q commit", "Q begin read write", "Q insert into t values (1)", "Q commit")
+        server.closes()
+        heard = client.hears()
+        assert heard[0].startswith("E 08007")
+        assert heard[-1] == "Z I"
+
+    def test_a_transaction_begun_behind_a_lost_commit_is_none(self, proxy):
+        client, server = proxy.linked()
+        client.sends("Q commit", "Q begin read write")
+        server.closes()
+        heard = client.hears()
+        assert heard[0].startswith("E 08007")
+        # BEGIN was an error: the client is in no transaction, and knows.
+        assert heard[1:] == ["Z I", heard[2], "Z I"]
+        assert heard[2].startswith("E 0")
+
     def test_a_statement_in_a_transaction_has_failed_with_it(self, proxy):
         client, server = proxy.linked()
         client.sends("Q insert into t values (1)")

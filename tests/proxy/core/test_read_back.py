@@ -512,6 +512,21 @@ class TestReading:
         server.is_cleaned(rollback=True)
         assert server.state == "idle"
 
+    def test_a_read_back_that_fails_does_not_forget_them(self, proxy):
+        client, server = proxy.linked()
+        client.sends("P s: select 1", "S")
+        server.hears()
+        server.sends("1", "Z T")
+        client.sends("P s: select 2", "S")
+        server.hears()
+        server.sends("3", "1", "E 42P05 exists", "Z E")
+        client.sends("Q rollback")
+        server.hears()
+        server.sends("C ROLLBACK", "Z I")
+        assert "C S s" in server.hears()
+        server.sends("1", "2", "E 57014 canceled", "Z I")
+        assert "C S s" in server.hears()
+
     def test_a_function_call_may_have_done_anything(self, proxy):
         client, server = proxy.pair()
         client.sends("F 1")

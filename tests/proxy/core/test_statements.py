@@ -902,6 +902,41 @@ class TestForgetting:
         server.receives(f"P {name}: select 1", f"B <-{name}", "S")
 
 
+class TestListing:
+    """pg_prepared_statements shows what the client prepared, by its own names."""
+
+    def test_its_own_are_there(self, proxy):
+        client, server = proxy.linked()
+        name = prepared(client, server)
+        client.sends("Q select name from pg_prepared_statements")
+        heard = server.hears()
+        assert f"C S {name}" in heard
+        assert "P s: select 1" in heard
+
+    def test_anothers_are_not(self, proxy):
+        first, server = proxy.linked()
+        name = prepared(first, server)
+        ends(first, server)
+        second = proxy.client()
+        second.sends("Q select name from pg_prepared_statements")
+        heard = server.hears()
+        assert f"C S {name}" in heard
+        assert not [line for line in heard if line.endswith(": select 1")]
+
+    def test_afterwards_all_is_as_it_was(self, proxy):
+        client, server = proxy.linked()
+        prepared(client, server)
+        ends(client, server)
+        client.sends("Q select name from pg_prepared_statements")
+        server.obliges()
+        assert server.state == "idle"
+        client.hears()
+        client.sends("B <-s", "S")
+        parse, bind, _ = server.hears()
+        assert parse.endswith(": select 1")
+        assert bind == f"B <-{server_name(parse)}"
+
+
 class TestRegistry:
     def test_one_statement_per_text_and_types(self):
         registry = StatementRegistry()
