@@ -73,11 +73,11 @@ class Live:
         with (
             EmbeddedPostgres(auth="trust", settings=quiet) as postgres,
             tempfile.NamedTemporaryFile() as log,
-            psycopg.connect(postgres.connection_string, autocommit=True) as connection,
         ):
-            connection.execute(TABLES)
+            with psycopg.connect(postgres.connection_string, autocommit=True) as connection:
+                connection.execute(TABLES)
             with _proxy(postgres, log.fileno()) as proxy:
-                self._feed(proxy, connection, inputs, progress)
+                self._feed(proxy, postgres.connection_string, inputs, progress)
             complaints = Path(log.name).read_text(errors="replace")
             if "Traceback" in complaints or "Error" in complaints:
                 raise Broken(self._story(f"the proxy has written:\n{complaints[:5000]}"))
@@ -85,14 +85,14 @@ class Live:
     def _feed(
         self,
         proxy: ProcessProxy,
-        connection: psycopg.Connection[tuple[object, ...]],
+        origin: str,
         inputs: int,
         progress: bool,
     ) -> None:
         before = 0
         for part in range(1, PROBES + 1):
             asyncio.run(self._converse(proxy.settings, inputs * part // PROBES))
-            self._probe(proxy, connection)
+            self._probe(proxy, origin)
             resident = _resident(proxy.pid)
             if part * 3 <= PROBES or not before:
                 before = resident
@@ -106,9 +106,7 @@ class Live:
         recent = "\n".join(self._recent)
         return f"seed {self.seed}, after {self.inputs} inputs: {what}\nThe last were:\n{recent}"
 
-    def _probe(
-        self, proxy: ProcessProxy, connection: psycopg.Connection[tuple[object, ...]]
-    ) -> None:
+    def _probe(self, proxy: ProcessProxy, origin: str) -> None:
         """Who means well is served, and the origin has nothing to do."""
         if not proxy.is_running:
             raise Broken(self._story("the proxy has ended"))
@@ -126,7 +124,7 @@ class Live:
         except psycopg.Error as error:
             raise Broken(self._story(f"a client that means well hears: {error}")) from error
         deadline = time.monotonic() + HANGS_AFTER
-        while busy := connection.execute(BUSY).fetchall():
+        while busy := _busy(origin, deadline):
             if time.monotonic() > deadline:
                 raise Broken(self._story(f"origin connections are busy for ever: {busy}"))
             time.sleep(0.01)
@@ -230,6 +228,22 @@ async def _read(reader: asyncio.StreamReader) -> None:
             pass
     except ConnectionError:
         pass
+
+
+def _busy(origin: str, deadline: float) -> list[tuple[object, ...]]:
+    """What the origin does for the proxy.
+
+    A function that is called by a random number may bring PostgreSQL itself down: then it is
+    asked again when it is back.
+    """
+    while True:
+        try:
+            with psycopg.connect(origin, autocommit=True) as connection:
+                return connection.execute(BUSY).fetchall()
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 @contextmanager
