@@ -47,6 +47,7 @@ from .session_variables import (
 )
 from .statements import (
     Change,
+    LazyBegin,
     Statement,
     Unnamed,
 )
@@ -598,7 +599,8 @@ class ClientSession:
                     replacement = self._query(origin, facts, buffer, position, stop)
                     if prologue:
                         replacement = prologue + (replacement or buffer[position:stop])
-                        replacement += self._sync_after(stop, len(buffer))
+                        if expected[-2].change.__class__ is not LazyBegin:
+                            replacement += self._sync_after(stop, len(buffer))
                 elif kind in _EXTENDED:
                     if not origin.batch_open:
                         origin.batch_open = True
@@ -835,7 +837,8 @@ class ClientSession:
                 if answered:
                     index += answered - 1
                     continue
-                self._want(buffer, kind, position, stop)
+                if self.sequence_origin is not None:
+                    self._want(buffer, kind, position, stop)
                 if self.pool.acquire(self, now):
                     return index - 1
                 if self.state is _IDLE:
@@ -854,7 +857,7 @@ class ClientSession:
 
     def _want(self, buffer: bytes, kind: int, position: int, stop: int) -> None:
         """currval and lastval have an answer on one origin connection alone."""
-        if self.sequence_origin is not None and _RECALLS.search(buffer, position, stop):
+        if _RECALLS.search(buffer, position, stop):
             text = text_of(buffer, kind, position, stop, self.statements)
             if facts_of(text).recalls:
                 self.wanted = self.sequence_origin

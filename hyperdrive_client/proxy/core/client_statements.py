@@ -104,16 +104,16 @@ def parse(
 ) -> bytes | None:
     name, text, types = parse_fields(buffer, position, stop)
     message = None
-    shown = b""
-    if _CONCERNS_US.search(text):
+    statement = statement_for(client, origin, text, types)
+    if statement.facts.concerns_us:
         substituted = substitute(text, client)
-        shown = text if is_show(text) else b""
         if ends_itself(text):
             client.ends_with_link = True
         if substituted != text:
+            shown = text if is_show(text) else b""
             text, message = substituted, m.parse(name, substituted, types)
-    statement = statement_for(client, origin, text, types)
-    statement.shown = shown
+            statement = statement_for(client, origin, text, types)
+            statement.shown = shown
     before = b""
     if statement.facts.traces == ANYTHING:
         before = lend_executed(client, origin, text)
@@ -151,9 +151,13 @@ def statement_for(
     client: ClientSession, origin: OriginSession, text: bytes, types: bytes
 ) -> Statement:
     """What a text means here; shared with others where it means the same for them."""
-    if origin.altered or executed_name(text):
-        return client.pool.registry.private(text, types)
-    return client.pool.registry.get(text, types, client.settings)
+    registry = client.pool.registry
+    if origin.altered:
+        return registry.private(text, types)
+    statement = registry.get(text, types, client.settings)
+    if statement.facts.traces == ANYTHING and executed_name(text):
+        return registry.private(text, types)
+    return statement
 
 
 def parse_again(client: ClientSession, origin: OriginSession, name: bytes, message: bytes) -> bytes:

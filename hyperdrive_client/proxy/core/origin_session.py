@@ -136,6 +136,8 @@ class OriginSession:
         """Whose nextval was the last here."""
         self.hints_at_sequences = False
         """An error of currval or lastval wants a word of ours."""
+        self.ignored: list[Expected] = []
+        """What the origin ignored after the last error."""
         self.begin_failed = False
         """The BEGIN that the client believes done was refused."""
         self.retry: Chunk | None = None
@@ -274,7 +276,11 @@ class OriginSession:
             parse = self.prepare(statement, None, b"")
         self.expected.append(e.SKIPPED_BIND)
         self.expected.append(Expected(m.EXECUTE, SKIP, change=change, rows=rows))
-        return parse + m.bind(b"", statement.server_name, values) + m.execute()
+        if values:
+            return parse + m.bind(b"", statement.server_name, values) + m.execute()
+        if not statement.run_message:
+            statement.run_message = m.bind(b"", statement.server_name, ()) + m.execute()
+        return parse + statement.run_message
 
     def replay(self, settings: Settings) -> None:
         """Put a client's settings in force, in a batch of their own."""
@@ -527,7 +533,9 @@ class OriginSession:
                 if self.begin_failed and self.client is not None:
                     # The client was told that it is in a transaction: it must not go on outside.
                     self.status = m.IN_TRANSACTION
-                    self.batch_open = self.batch_open or self.skipping
+                    queries = [entry for entry in self.ignored if entry.kind == m.QUERY]
+                    self.expected.extendleft(reversed(queries))
+                    self.batch_open = self.batch_open or (self.skipping and not queries)
                     self.skipping = False
                     self._end(b"".join(pieces), refused_by_origin(body), now)
                     return
@@ -656,6 +664,7 @@ class OriginSession:
         while self.expected and self.expected[0].kind != m.SYNC:
             dropped.append(self.expected.popleft())
         self.skipping = not self.expected
+        self.ignored = dropped
         for entry in reversed(dropped):
             if entry.change is not None:
                 entry.change.undo(self, failed=entry is head)

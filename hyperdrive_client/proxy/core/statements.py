@@ -37,6 +37,7 @@ class Statement:
         "facts",
         "is_known",
         "parameter_types",
+        "run_message",
         "server_name",
         "settings",
         "shown",
@@ -52,6 +53,8 @@ class Statement:
         """In force when it is parsed; ``None``: not known, so it is shared with nobody."""
         self.server_name = server_name
         self.facts = facts_of(text)
+        self.run_message = b""
+        """Bind and Execute, of one of ours without parameters."""
         self.shown = b""
         """The client's text, if it is a SHOW of ours, to be answered anew each time."""
         self.is_known = False

@@ -7,8 +7,9 @@ clients may vanish, ask for a cancel, or have their own start-up settings; origi
 
 Some differences are allowed. Which ParameterStatus come, and where: what they have said when
 ReadyForQuery comes must be the same. In the rest of a pipeline after RESET the origin's value is in
-force, not that which the client has started with. BEGIN leaves no portal behind, and in a failed
-transaction no statement can be described, though PostgreSQL does it if there are no columns.
+force, not that which the client has started with. BEGIN leaves no portal behind. In a failed
+transaction PostgreSQL describes a statement without columns, and tells a portal that is not there
+from one that can't be used; here both are 25P02.
 """
 
 from __future__ import annotations
@@ -274,16 +275,19 @@ class FakePostgres:
         name = rest[2:]
         if rest[0] == "S":
             text = self._find(name)
-        elif name in self._portals:
-            text = self._portals[name][0]
-        else:
-            raise PostgresError("34000")
         if self.status == "E":
             raise PostgresError("25P02")
+        if rest[0] == "P":
+            text = self._portal(name)[0]
         if rest[0] == "S":
             self._output.append("t 25" if "$1" in text else "t")
         self._output.append("T x" if _is_select(text) else "n")
         yield from ()
+
+    def _portal(self, name: str) -> list[str]:
+        if name not in self._portals:
+            raise PostgresError("25P02" if self.status == "E" else "34000")
+        return self._portals[name]
 
     def _close(self, rest: str) -> Iterator[None]:
         name = rest[2:]
@@ -298,9 +302,7 @@ class FakePostgres:
 
     def _execute(self, rest: str) -> Iterator[None]:
         name, _, limit = rest.partition("/")
-        if name not in self._portals:
-            raise PostgresError("34000")
-        text, *rows = self._portals[name]
+        text, *rows = self._portal(name)
         self._may_be_cancelled()
         if not text:
             self._output.append("I")
@@ -384,8 +386,6 @@ class FakePostgres:
                     raise PostgresError("26000")
                 self.statements.pop(name, None)
                 self.from_sql.pop(name, None)
-            case ["select", "name", "from", "pg_prepared_statements"]:
-                rows[:] = sorted([*self.statements, *self.from_sql])
             case ["discard", "sequences"]:
                 self.advanced = False
             case ["set", "local", name, "to", value]:
@@ -404,7 +404,7 @@ class FakePostgres:
             case ["reset", name]:
                 session.settings.pop(name.strip('"'), None)
                 session.local.pop(name.strip('"'), None)
-            case ["select", "pg_catalog.set_config($1,$2,false)"]:
+            case ["select", "pg_catalog.set_config($1,$2,false)"] if rows:
                 name, _, value = rows[0].partition(",")
                 session.settings[name] = value
             case ["create", "temp", name]:
@@ -490,7 +490,6 @@ queries = st.one_of(
     st.just(["Q begin;select 1;commit"]),
     st.just(["Q begin;select fail;commit"]),
     st.just(["Q deallocate a"]),
-    st.just(["Q select name from pg_prepared_statements"]),
     st.just(["F 1"]),
     st.just(["c"]),
     st.just(["H"]),
@@ -731,11 +730,12 @@ def without_reports(lines: list[str], zone: str) -> list[str]:
 
 def resets_in_pipeline(script: list[str]) -> bool:
     resets = re.compile(r"(Q|P \w*:) (reset (timezone|all)|discard all)")
-    before = ["S", *script]
-    return any(
-        resets.match(line) and (line[0] == "P" or last[0] not in "SQF")
-        for last, line in zip(before, script, strict=False)
-    )
+    is_open = False
+    for line in script:
+        if resets.match(line) and (is_open or line[0] == "P"):
+            return True
+        is_open = line[0] in "PBDEC" or (is_open and line[0] not in "SQ")
+    return False
 
 
 worlds = given(
