@@ -60,7 +60,6 @@ def next_result(libpq: pq.abc.PGconn) -> pq.abc.PGresult | None:
 
 KNOWN_FAILURES = {
     "a driver's Parse of a name that SQL's PREPARE has taken": "the two have different names there",
-    "EXPLAIN of SQL's EXECUTE of a driver's statement": "EXECUTE is looked for at the beginning",
     "two deallocates in one text": "only one alone in its text is understood",
 }
 LISTED = "SELECT name, statement, parameter_types, from_sql FROM pg_prepared_statements ORDER BY 1"

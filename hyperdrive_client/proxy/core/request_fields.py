@@ -15,7 +15,7 @@ _DEALLOCATE = re.compile(
 )
 _NAMES_DATABASE = re.compile(rb"\b(?:create|alter|drop)\s+database\b", re.IGNORECASE)
 _LISTS_STATEMENTS = re.compile(rb"pg_prepared_statement", re.IGNORECASE)
-_EXECUTE = re.compile(rb"""\s*execute\s+(?:"((?:[^"]|"")+)"|([\w$]+))""", re.IGNORECASE)
+_EXECUTE = re.compile(rb"""\bexecute\s+(?:"((?:[^"]|"")+)"|([\w$]+))""", re.IGNORECASE)
 # In a failed transaction these are still obeyed.
 _ENDS_TRANSACTION = (b"rollback", b"commit", b"end", b"abort")
 
@@ -83,8 +83,8 @@ def names_database(text: bytes) -> bool:
 
 
 def executed_name(text: bytes) -> bytes:
-    """The name in ``EXECUTE name …``; nothing for any other text."""
-    found = _EXECUTE.match(text)
+    """The name in ``EXECUTE name …``, be it explained; nothing for any other text."""
+    found = _EXECUTE.search(text)
     return _name(found) if found is not None else b""
 
 
