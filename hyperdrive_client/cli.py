@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 with one line on standard error that says what went wrong,
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import socket
@@ -318,6 +319,7 @@ def serve(
         pin_sequences=pin_sequences,
     )
     _refuse_itself(settings)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     run_until_told(
         settings,
         on_start=lambda settings: _announce(

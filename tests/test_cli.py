@@ -341,6 +341,16 @@ def test_tls_may_be_allowed_and_clients_certificates_asked_for(
         psycopg.connect(proxy.url)
 
 
+def test_what_keeps_a_connection_is_logged(serve: Serve, database: str) -> None:
+    proxy = serve("--any-database", "--pin-sequences", HYPERDRIVE_URL_HYPERDRIVE=database)
+    with psycopg.connect(proxy.url, dbname="postgres", autocommit=True) as connection:
+        connection.execute("LISTEN news")
+        connection.execute("CREATE TEMP SEQUENCE s")
+        connection.execute("SELECT nextval('s')")
+    for reason in ("LISTEN", "sequence", "temporary object"):
+        proxy.wait_for_error_line(f"keeps its origin connection: {reason}")
+
+
 def test_every_limit_has_an_option_but_for_two() -> None:
     options = {parameter.name for parameter in serve_command.params}
     without = {"login_timeout", "prepared_statements"}

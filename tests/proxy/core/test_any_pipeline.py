@@ -734,7 +734,9 @@ def resets_in_pipeline(script: list[str]) -> bool:
     for line in script:
         if resets.match(line) and (is_open or line[0] == "P"):
             return True
-        is_open = line[0] in "PBDEC" or (is_open and line[0] not in "SQ")
+        # In COPY the Sync is ignored, after an error the Query.
+        ends = line[0] == "S" and not any("copy t from" in each for each in script)
+        is_open = line[0] in "PBDEC" or (is_open and not ends)
     return False
 
 
