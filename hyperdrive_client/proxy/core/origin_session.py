@@ -419,7 +419,7 @@ class OriginSession:
             if self.status == m.IDLE and not self.batch_open and not self.skipping:
                 client = self.client
                 assert client is not None
-                if client.sends_partial_message:
+                if client.sends_partial_message or client.is_stalled:
                     return
                 if self.traces or (self.litter and not client.pinned):
                     self.read_back(client, now)

@@ -684,6 +684,15 @@ class TestLocksOfAnEarlyEnd:
         server.sends("C COMMIT", "Z I")
         second.receives(f"Q {text}")
 
+    def test_a_late_cancel_of_what_came_before_does_not_end_the_waiting(self, ending):
+        proxy, client, server = ending
+        client.sends("Q drop table t")
+        second = self.second(proxy)
+        second.session.cancel()
+        proxy.core.cancel_done(second.session, proxy.now)
+        server.sends("C COMMIT", "Z I")
+        second.receives("Q drop table t")
+
     def test_by_the_extended_protocol_as_well(self, ending):
         proxy, client, server = ending
         client.sends("P : lock table t", "B <-", "E", "S")
