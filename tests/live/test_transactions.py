@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -197,15 +198,16 @@ class TestInjectedStatements:
         self, client: Connection, other: Connection, narrow: LiveProxy
     ) -> None:
         other.execute("CREATE TABLE item (id int)")
-        client.execute("CREATE ROLE gone_soon_41")
-        client.execute("SET ROLE gone_soon_41")
-        other.execute("DROP ROLE gone_soon_41")
-        with pytest.raises(psycopg.Error, match="gone_soon_41"):
+        role = f"role_{uuid4().hex}"
+        client.execute(f"CREATE ROLE {role}")
+        client.execute(f"SET ROLE {role}")
+        other.execute(f"DROP ROLE {role}")
+        with pytest.raises(psycopg.Error, match=role):
             client.execute("INSERT INTO item VALUES (1)")
-        with pytest.raises(psycopg.Error, match="gone_soon_41"), client.pipeline():
+        with pytest.raises(psycopg.Error, match=role), client.pipeline():
             client.execute("INSERT INTO item VALUES (2)")
         client.execute("BEGIN")
-        with pytest.raises(psycopg.Error, match="gone_soon_41"):
+        with pytest.raises(psycopg.Error, match=role):
             client.execute("INSERT INTO item VALUES (3)")
         assert status_of(client) == "INERROR"
         with pytest.raises(errors.InFailedSqlTransaction):
