@@ -322,13 +322,7 @@ class TestEarlyCommit:
 
     @pytest.mark.parametrize(
         "prepare",
-        [
-            False,
-            pytest.param(
-                True,
-                marks=pytest.mark.xfail(strict=True, reason="a prepared LOCK does not wait"),
-            ),
-        ],
+        [False, True],
     )
     def test_its_locks_are_in_nobodys_way(self, start_proxy: StartProxy, *, prepare: bool) -> None:
         proxy = start_proxy(origin_connection_limit=2)

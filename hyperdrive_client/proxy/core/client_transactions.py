@@ -9,7 +9,7 @@ from ...protocol import messages as m
 from ...protocol.framing import Chunk
 from ...sql.facts import BEGIN, COMMIT, OTHER, Facts, facts_of
 from . import client_statements, inspection
-from .request_fields import lists_statements, parse_fields
+from .request_fields import lists_statements, parse_fields, text_of
 from .statements import NO_TYPES, LazyBegin
 
 if TYPE_CHECKING:
@@ -29,11 +29,7 @@ _READ_COMMITTED = (b"read committed", b"read uncommitted")
 
 def is_held_back(client: ClientSession, buffer: bytes, kind: int, position: int, stop: int) -> bool:
     """Whether a statement waits for the locks of transactions that ended early."""
-    if kind not in (m.QUERY, m.PARSE):
-        return False
-    text = buffer[position + 5 : stop - 1]
-    if kind == m.PARSE:
-        text = text.partition(b"\x00")[2].partition(b"\x00")[0]
+    text = text_of(buffer, kind, position, stop, client.statements)
     if text[:2].lower() in _WEAK_PREFIXES or not facts_of(text).takes_locks:
         return False
     client.held_back_by = client.pool.endings

@@ -45,7 +45,10 @@ def object_name(buffer: bytes, position: int, stop: int) -> tuple[bool, bytes]:
 
 def bound_name(buffer: bytes, position: int, stop: int) -> bytes:
     """Of a Bind: the statement's name."""
-    return buffer[position + 5 : stop].split(b"\x00", 2)[1]
+    parts = buffer[position + 5 : stop].split(b"\x00", 2)
+    if len(parts) < 3:
+        raise malformed(m.BIND)
+    return parts[1]
 
 
 def text_of(

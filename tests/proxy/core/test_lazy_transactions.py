@@ -120,6 +120,13 @@ class TestBegin:
         server.receives("Q commit")
         client.receives()
 
+    def test_a_malformed_bind_behind_it_is_the_clients_fault(self, proxy):
+        client, _ = proxy.pair()
+        begins(client)
+        client.sends_bytes(b"B\x00\x00\x00\x06ab")
+        assert client.hears()[-1].startswith("E FATAL 08P01")
+        assert client.closed
+
     def test_its_modes_are_sent_with_it(self, proxy):
         client, server = proxy.pair()
         begins(client, "begin isolation level repeatable read read only")
