@@ -21,7 +21,7 @@ from suites import SUITES, Suite
 
 LIMIT = 5
 # How often, at most, what failed only through the proxy is run directly, to see if it fails there.
-REPEATS = 10
+REPEATS = 30
 
 
 class Runner:
