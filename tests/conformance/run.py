@@ -143,7 +143,11 @@ def check_exceptions(runner: Runner) -> list[str]:
     passed = []
     for test in tests:
         # By itself, since what its class tears down counts for the last test of it.
-        (result,) = runner.pooled(program, test).values()
+        for _ in range(REPEATS):
+            # It may depend on how fast the machine is at the moment.
+            (result,) = runner.pooled(program, test).values()
+            if result.outcome not in GOOD:
+                break
         print(f"    {result.outcome}: {test}\n        {result.reason}")
         if result.outcome in GOOD:
             passed.append(test)
