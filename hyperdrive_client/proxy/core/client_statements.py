@@ -49,9 +49,6 @@ MAX_STATEMENT_AGE = 1.0
 _FORGETS_ALL = re.compile(
     rb"\s*(?:deallocate\s+(?:prepare\s+)?all|discard\s+all)\s*;?\s*\Z", re.IGNORECASE
 )
-_CONCERNS_US = re.compile(
-    rb"pg_(?:backend_pid|cancel_backend|terminate_backend)|show\s+hyperdrive", re.IGNORECASE
-)
 _OUTDATED = m.message(
     m.ERROR_RESPONSE,
     b"SERROR\x00VERROR\x00C0A000\x00Mcached plan must not change result type\x00"

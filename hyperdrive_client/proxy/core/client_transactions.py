@@ -106,10 +106,14 @@ def control(client: ClientSession, text: bytes, facts: Facts) -> bytes:
     if facts.command == BEGIN:
         if client.status != m.IDLE or (facts.needs_primary and not client.pool.is_primary):
             return b""
-        client.begin = client.pool.registry.own(b" ".join(text.split()).strip(b" ;").upper())
+        text = b" ".join(text.split()).strip(b" ;").upper()
+        registry = client.pool.registry
+        # What is ours is kept for good, so not every list of modes that a client thinks of.
+        plain = text in (b"BEGIN", b"START TRANSACTION")
+        client.begin = registry.own(text) if plain else registry.get(text, NO_TYPES, ())
         client.status = m.IN_TRANSACTION
         client.may_end_early = reads_committed(client, facts.isolation)
-        return b"START TRANSACTION" if text.lstrip()[:1] in b"sS" else b"BEGIN"
+        return b"START TRANSACTION" if text.startswith(b"START") else b"BEGIN"
     if facts.command == OTHER or client.status == m.IDLE:
         return b""
     done = facts.command == COMMIT and client.status == m.IN_TRANSACTION
