@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
@@ -24,6 +25,37 @@ class Certificates(NamedTuple):
     server_key: Path
     client: Path
     client_key: Path
+
+
+class Page(NamedTuple):
+    """A page of the documentation, in Markdown."""
+
+    path: Path
+
+    def blocks(self, kind: str) -> list[str]:
+        """The contents of its code blocks of that language, in their order."""
+        text = self.path.read_text()
+        found = re.findall(r"^```(\S*)[^\n]*\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+        return [block for language, block in found if language == kind]
+
+    def write_files(self, folder: Path) -> list[Path]:
+        """Write the code blocks that begin with ``# path/of/a/file``, and return their paths."""
+        written = []
+        kinds = ("python", "ini", "toml", "sh", "jsonc")
+        for block in (block for kind in kinds for block in self.blocks(kind)):
+            if named := re.match(r"(?:#|//) ([\w./-]+\.\w+)\n", block):
+                path = folder / named[1]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(block)
+                written.append(path)
+        return written
+
+
+@pytest.fixture(scope="session")
+def page() -> Callable[[str], Page]:
+    """A page by its path from the project's folder, such as ``docs/flask.md``."""
+    root = Path(__file__).parents[1]
+    return lambda path: Page(root / path)
 
 
 @pytest.fixture(scope="session")
