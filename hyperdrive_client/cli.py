@@ -305,7 +305,7 @@ def serve(
         origin=found.origin,
         user=user or fresh_user,
         password=_password_in(password_file) if password_file else fresh_password,
-        host=address.host,
+        host=None if unix_socket else address.host,
         port=address.port,
         unix_socket=_socket_path(unix_socket) if unix_socket else None,
         auth=auth,
@@ -414,7 +414,7 @@ def _leads_to(address: Address, settings: Settings) -> bool:
     if settings.unix_socket is not None:
         path = Path(address.host, f".s.PGSQL.{address.port}")
         return address.is_unix and path.resolve() == Path(settings.unix_socket).resolve()
-    if address.is_unix or address.port != settings.port:
+    if address.is_unix or address.port != settings.port or settings.host is None:
         return False
     everywhere = settings.host in ("0.0.0.0", "::") and address.is_local
     return everywhere or not _ip_addresses(address.host).isdisjoint(_ip_addresses(settings.host))
@@ -430,7 +430,7 @@ def _ip_addresses(host: str) -> set[str]:
 def _announce(settings: Settings, source: str, *, shows_password: bool) -> None:
     """What people need to know, and on standard output what programs need."""
     origin, limit = settings.origin, settings.limits.origin_connection_limit
-    listening = settings.unix_socket or _shown(Address(settings.host, settings.port))
+    listening = settings.unix_socket or _shown(Address(settings.host or "", settings.port))
     click.echo(
         f"hyperdrive {__version__}\n"
         f"  origin     {_hosts(origin)}/{origin.database} ({source}), {limit} connections at most\n"
@@ -443,7 +443,7 @@ def _announce(settings: Settings, source: str, *, shows_password: bool) -> None:
 
 
 def _client_url(settings: Settings, password: str | None) -> str:
-    if settings.unix_socket is None:
+    if settings.host is not None:
         # As in Hyperdrive TLS is for the origin, and on the way to the proxy only if it is set up.
         return Origin(
             addresses=(Address(settings.host, settings.port),),
@@ -452,7 +452,7 @@ def _client_url(settings: Settings, password: str | None) -> str:
             password=password,
             sslmode="disable" if settings.ssl == "off" else "require",
         ).connection_string
-    folder, name = os.path.split(settings.unix_socket)
+    folder, name = os.path.split(settings.unix_socket or "")
     port = name.rpartition(".")[2]
     login = quote(settings.user, safe="") + (f":{quote(password, safe='')}" if password else "")
     database = quote(settings.origin.database, safe="")

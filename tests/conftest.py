@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import select
 import shutil
+import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +19,29 @@ import pytest
 from psycopg import sql
 
 from hyperdrive_client.origin import Binaries, EmbeddedPostgres
+from hyperdrive_client.registry import places
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runtime_folder() -> Iterator[Path]:
+    """The proxies that programs share are shared within these tests alone, and end with them."""
+    folder = tempfile.mkdtemp(prefix="hyperdrive-")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", folder)
+        yield Path(folder)
+        for place in places():
+            if record := place.running():
+                end_process(record.pid)
+    shutil.rmtree(folder)
+
+
+def end_process(process: int, signal_number: int = signal.SIGKILL) -> None:
+    """Send a signal to a process that is not our child, and wait until it has gone."""
+    descriptor = os.pidfd_open(process)
+    os.kill(process, signal_number)
+    ended, _, _ = select.select([descriptor], [], [], 30)
+    os.close(descriptor)
+    assert ended
 
 
 class Certificates(NamedTuple):

@@ -351,9 +351,9 @@ def test_what_keeps_a_connection_is_logged(serve: Serve, database: str) -> None:
         proxy.wait_for_error_line(f"keeps its origin connection: {reason}")
 
 
-def test_every_limit_has_an_option_but_for_two() -> None:
+def test_every_limit_has_an_option_but_for_three() -> None:
     options = {parameter.name for parameter in serve_command.params}
-    without = {"login_timeout", "prepared_statements"}
+    without = {"login_timeout", "prepared_statements", "proxy_idle_timeout"}
     assert {field.name for field in fields(Limits)} - options == without
 
 

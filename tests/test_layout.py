@@ -21,8 +21,9 @@ PACKAGE = Path(hyperdrive_client.__file__).parent
 MAY_IMPORT = {
     "": {"bindings", "client"},
     "errors": set[str](),
+    "registry": {"bindings"},
     "bindings": set[str](),
-    "client": {"bindings", "proxy.spawn", "proxy.settings"},
+    "client": {"", "bindings", "registry", "proxy.spawn", "proxy.detached", "proxy.settings"},
     "integrations": {"", "client", "bindings", "origin", "proxy.spawn"},
     "protocol": set[str](),
     "sql": set[str](),
@@ -40,9 +41,9 @@ MAY_IMPORT = {
         "proxy.settings",
         "bindings.connection_string",
     },
-    "proxy": {"protocol", "sql", "bindings.connection_string"},
+    "proxy": {"protocol", "sql", "bindings.connection_string", "registry"},
     "demo": {"", "bindings", "client", "origin", "proxy.spawn"},
-    "cli": {"", "bindings", "client", "origin", "proxy", "demo"},
+    "cli": {"", "bindings", "client", "origin", "proxy", "demo", "registry"},
     "__main__": {"cli"},
 }
 WITHOUT_IO = ("protocol", "sql", "proxy.core")
@@ -187,14 +188,14 @@ def test_a_forbidden_import_is_found(copy: Path, path: str, line: str, reason: s
     assert found.endswith(reason) or reason in found
 
 
-def test_one_function_of_the_client_imports_the_proxy() -> None:
+def test_the_client_imports_the_proxy_only_to_start_one() -> None:
     places = {
         (path.name, each.scope)
         for path in (PACKAGE / "client").glob("*.py")
         for each in imports(path, PACKAGE)
         if is_in(each.target, "hyperdrive_client.proxy") and each.scope != "TYPE_CHECKING"
     }
-    assert len(places) == 1
+    assert places == {("local_proxy.py", "_start"), ("shared_proxy.py", "_start")}
 
 
 @pytest.mark.parametrize("folder", [name.replace(".", "/") for name in WITHOUT_IO])

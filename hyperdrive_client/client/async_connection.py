@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from os import PathLike
-from typing import Self
+from typing import Any, Self
 
 import psycopg
 from psycopg import AsyncCursor
@@ -32,14 +32,19 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
         **kwargs: ConnParam,
     ) -> Self:
         """Connect as ``Connection.connect`` does; the event loop goes on meanwhile."""
+        arguments: dict[str, Any] = {
+            "autocommit": autocommit,
+            "prepare_threshold": prepare_threshold,
+            "context": context,
+            "row_factory": row_factory,
+            "cursor_factory": cursor_factory,
+        }
         # Reading files and starting a proxy block.
-        parameters = await asyncio.to_thread(route, conninfo, config, env, kwargs)
-        return await super().connect(
-            "",
-            autocommit=autocommit,
-            prepare_threshold=prepare_threshold,
-            context=context,
-            row_factory=row_factory,
-            cursor_factory=cursor_factory,
-            **parameters,
-        )
+        way = await asyncio.to_thread(route, conninfo, config, env, kwargs)
+        try:
+            return await super().connect("", **arguments, **way.parameters)
+        except psycopg.OperationalError:
+            if not await asyncio.to_thread(way.is_dead):
+                raise
+        way = await asyncio.to_thread(route, conninfo, config, env, kwargs)
+        return await super().connect("", **arguments, **way.parameters)

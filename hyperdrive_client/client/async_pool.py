@@ -57,5 +57,7 @@ class AsyncConnectionPool(psycopg_pool.AsyncConnectionPool[ACT]):
 
     def drop_connections(self) -> None:
         """Begin with an empty pool that is not open; for the child of a fork."""
+        # Kept, for asyncio complains of tasks that are deleted before they end.
+        self._parents = vars(self).copy()
         arguments = {**self._arguments, "name": self.name}
         super().__init__(min_size=self.min_size, max_size=self.max_size, open=False, **arguments)

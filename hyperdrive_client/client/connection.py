@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from os import PathLike
-from typing import Self
+from typing import Any, Self
 
 import psycopg
 from psycopg import Cursor
@@ -41,15 +41,21 @@ class Connection(psycopg.Connection[Row]):
         Raises ``BindingError``, ``ConfigurationError``, ``ProxyStartError``, and what
         ``psycopg.connect`` raises.
         """
-        return super().connect(
-            "",
-            autocommit=autocommit,
-            prepare_threshold=prepare_threshold,
-            context=context,
-            row_factory=row_factory,
-            cursor_factory=cursor_factory,
-            **route(conninfo, config, env, kwargs),
-        )
+        arguments: dict[str, Any] = {
+            "autocommit": autocommit,
+            "prepare_threshold": prepare_threshold,
+            "context": context,
+            "row_factory": row_factory,
+            "cursor_factory": cursor_factory,
+        }
+        way = route(conninfo, config, env, kwargs)
+        try:
+            return super().connect("", **arguments, **way.parameters)
+        except psycopg.OperationalError:
+            if not way.is_dead():
+                raise
+        way = route(conninfo, config, env, kwargs)
+        return super().connect("", **arguments, **way.parameters)
 
 
 connect = Connection.connect

@@ -55,6 +55,11 @@ class LocalProxy:
         # A thread's socket is inherited and open, even if the parent that served it is gone.
         return self._mode == "process" and _accepts(self.door.addresses[0])
 
+    @property
+    def any_drivers_door(self) -> Origin:
+        """Where any driver connects to."""
+        return self.door
+
     def listens_at(self, origin: Origin) -> bool:
         """Whether a connection string leads here."""
         return [_comparable(each) for each in origin.addresses] == [
@@ -113,9 +118,10 @@ def _start(
 
 def _door(proxy: RunningProxy) -> Origin:
     settings = proxy.settings
-    address = Address(settings.host, settings.port)
-    if settings.unix_socket is not None:
-        path = Path(settings.unix_socket)
+    if settings.host is not None:
+        address = Address(settings.host, settings.port)
+    else:
+        path = Path(settings.unix_socket or "")
         address = Address(str(path.parent), int(path.suffix[1:]))
     return Origin(
         addresses=(address,),

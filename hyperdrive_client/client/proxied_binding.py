@@ -8,7 +8,7 @@ from pathlib import Path
 from hyperdrive_client import bindings
 from hyperdrive_client.bindings import DEFAULT_BINDING, Origin
 from hyperdrive_client.client.connection_fields import ConnectionFields
-from hyperdrive_client.client.shared_proxies import door
+from hyperdrive_client.client.proxies import proxy_for
 
 
 class Binding(bindings.Binding, ConnectionFields):
@@ -18,7 +18,8 @@ class Binding(bindings.Binding, ConnectionFields):
     """
 
     def _door(self) -> Origin:
-        return door(self.resolution)
+        proxy = proxy_for(self.resolution)
+        return self.origin if proxy is None else proxy.any_drivers_door
 
 
 def binding(

@@ -12,7 +12,8 @@ from typing import Any, Literal, Self, get_args
 
 from hyperdrive_client.bindings import Origin, Resolution
 from hyperdrive_client.client.connection_fields import ConnectionFields
-from hyperdrive_client.client.local_proxy import LocalProxy, Mode, is_one_of_ours
+from hyperdrive_client.client.local_proxy import LocalProxy, Mode
+from hyperdrive_client.client.proxies import is_a_proxy
 from hyperdrive_client.client.route import resolution_of
 from hyperdrive_client.errors import ConfigurationError, ProxyStartError
 
@@ -39,7 +40,7 @@ class _Proxy(ConnectionFields):
         self._mode = mode
         self._settings: dict[str, Any] = {
             "auth": auth,
-            "host": host,
+            "host": host if unix_socket is None else None,
             "port": port,
             "unix_socket": None if unix_socket is None else _socket_path(unix_socket),
             "origin_connection_limit": origin_connection_limit,
@@ -68,7 +69,7 @@ class _Proxy(ConnectionFields):
     def _start(self) -> None:
         if self._local is not None:
             return
-        if self._resolution.hosted or is_one_of_ours(self.origin):
+        if self._resolution.hosted or is_a_proxy(self.origin):
             raise ConfigurationError("the origin is a Hyperdrive itself: connect to it directly")
         self._local = LocalProxy(self._mode, self.origin, **self._settings)
 

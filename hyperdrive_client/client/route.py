@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from psycopg.abc import ConnParam
 
 from hyperdrive_client.bindings import Resolution, resolve_target
-from hyperdrive_client.client.local_proxy import is_one_of_ours
-from hyperdrive_client.client.shared_proxies import door
+from hyperdrive_client.client.local_proxy import LocalProxy
+from hyperdrive_client.client.proxies import is_a_proxy, proxy_for
+from hyperdrive_client.client.shared_proxy import SharedProxy
 from hyperdrive_client.errors import ConfigurationError
 
 # What decides where a connection leads and as whom. As arguments they would lead past the proxy.
@@ -36,6 +39,29 @@ _ORIGIN_PARAMETERS = frozenset(
 )
 
 
+# A process that was killed loses its sockets a moment before its locks.
+_DEATH_SECONDS = 0.1
+_DEATH_PAUSE = 0.005
+
+
+class Route(NamedTuple):
+    """How to connect: libpq's parameters, and the proxy that they lead to, if any."""
+
+    parameters: dict[str, Any]
+    proxy: LocalProxy | SharedProxy | None
+
+    def is_dead(self) -> bool:
+        """Whether the proxy has ended, so that another attempt gets a new one."""
+        if self.proxy is None:
+            return False
+        deadline = time.monotonic() + _DEATH_SECONDS
+        while self.proxy.is_running:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_DEATH_PAUSE)
+        return True
+
+
 def resolution_of(target: object, config: ConnParam | PathLike[str], env: ConnParam) -> Resolution:
     """Return where a target leads; ``None`` and ``""`` mean the binding ``HYPERDRIVE``."""
     return resolve_target(
@@ -50,24 +76,25 @@ def route(
     config: ConnParam | PathLike[str],
     env: ConnParam,
     overrides: Mapping[str, ConnParam],
-) -> dict[str, ConnParam]:
-    """Return libpq's parameters for a connection to a target, through the proxy if it needs one.
+) -> Route:
+    """Return how to connect to a target, through the proxy if it needs one.
 
-    ``overrides`` go over them. Raises ``BindingError``, ``ConfigurationError`` (also for an
-    override that belongs to the origin) and ``ProxyStartError``.
+    ``overrides`` go over libpq's parameters. Raises ``BindingError``, ``ConfigurationError`` (also
+    for an override that belongs to the origin) and ``ProxyStartError``.
     """
     # To psycopg None is "not given".
     given = {name: value for name, value in overrides.items() if value is not None}
     resolution = resolution_of(target, config, env)
     if not resolution.hosted:
         _check(given)
-    origin = door(resolution)
+    proxy = proxy_for(resolution)
+    origin = resolution.origin if proxy is None else proxy.door
     # PGHOSTADDR would lead past the host that is meant.
-    parameters: dict[str, ConnParam] = {"hostaddr": "", **origin.libpq_parameters()}
-    if is_one_of_ours(origin):
+    parameters: dict[str, Any] = {"hostaddr": "", **origin.libpq_parameters()}
+    if proxy is not None or is_a_proxy(origin):
         # A proxy has neither GSSAPI nor TLS to bind to, whatever the environment asks for.
         parameters |= {"gssencmode": "disable", "channel_binding": "disable"}
-    return parameters | given
+    return Route(parameters | given, proxy)
 
 
 def _path(config: str | int | PathLike[str]) -> Path:

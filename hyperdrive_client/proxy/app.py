@@ -12,8 +12,7 @@ from dataclasses import replace
 
 from ..errors import HyperdriveError, ProxyStartError
 from .core.core import Core
-from .net.greeter import Greeter
-from .net.listener import listen
+from .net.listener import Server, listen
 from .net.network import TICK_SECONDS, Network
 from .settings import Settings
 
@@ -37,8 +36,11 @@ class App:
     from any thread; :meth:`join` waits for the end.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, leave: Callable[[], bool] = lambda: True) -> None:
+        """``leave`` is called on the thread when no client has come for ``proxy_idle_timeout``
+        seconds, and says whether it may end for that."""
         self.settings = settings
+        self._leave = leave
         self._started: Future[Settings] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._worker: _Worker | None = None
@@ -93,7 +95,7 @@ class App:
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        worker = _Worker(self.settings, loop)
+        worker = _Worker(self.settings, loop, self._leave)
         settings = await worker.listen()
         self._loop, self._worker = loop, worker
         self._started.set_result(settings)
@@ -106,25 +108,33 @@ _stack_size = threading.Lock()
 class _Worker:
     """What lives on the loop."""
 
-    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, settings: Settings, loop: asyncio.AbstractEventLoop, leave: Callable[[], bool]
+    ) -> None:
         self.settings = settings
         self.core = Core(settings)
         self.network = Network(self.core, loop)
         self._loop = loop
+        self._leave = leave
         self._end: float | None = None
-        self._server: asyncio.Server | Greeter | None = None
+        self._used_at = loop.time()
+        self._servers: list[Server] = []
+        self._socket: os.stat_result | None = None
 
     async def listen(self) -> Settings:
-        self._server, port = await listen(self.network, self.settings)
+        self._servers, port = await listen(self.network, self.settings)
+        if self.settings.unix_socket is not None:
+            self._socket = os.stat(self.settings.unix_socket)
         return replace(self.settings, port=port)
 
     async def run(self) -> None:
         """Until drained or stopped."""
         try:
-            while not self._has_ended():  # noqa: ASYNC110 - what ends it is the core's state
+            while not self._has_ended():
                 await asyncio.sleep(TICK_SECONDS)
+                self._end_unused()
         finally:
-            self._close_server()
+            self._close_servers()
             self.core.stop(self.network.now())
             self.network.perform()
             await self.network.close()
@@ -146,10 +156,19 @@ class _Worker:
         at_rest = self.core.at_rest and not self.network.connections
         return at_rest or self._loop.time() >= self._end
 
-    def _close_server(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-            if self.settings.unix_socket is not None:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self.settings.unix_socket)
+    def _end_unused(self) -> None:
+        timeout, now = self.settings.limits.proxy_idle_timeout, self._loop.time()
+        if self.core.clients or not timeout:
+            self._used_at = now
+        elif now - self._used_at >= timeout and self._leave():
+            self.stop()
+
+    def _close_servers(self) -> None:
+        for server in self._servers:
+            server.close()
+        path = self.settings.unix_socket
+        if path is not None and self._socket is not None:
+            with contextlib.suppress(FileNotFoundError):
+                # Another proxy may listen there by now.
+                if os.path.samestat(self._socket, os.stat(path)):
+                    os.unlink(path)

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from ..bindings.connection_string import Origin
 from ..errors import ConfigurationError
 
-Auth = Literal["scram", "trust"]
+Auth = Literal["scram", "trust", "peer"]
 Ssl = Literal["off", "allow", "require"]
 ClientCert = Literal["no", "verify-ca", "verify-full"]
 
@@ -54,6 +54,8 @@ class Limits:
     """How long a client may leave a transaction open without a word."""
     client_idle_timeout: float = 0.0
     """How long a client outside of a transaction may be without a word."""
+    proxy_idle_timeout: float = 0.0
+    """How long the proxy goes on without any client; for the one that programs share."""
     drain_timeout: float = 30.0
     """How long a proxy that is told to end waits for transactions to finish; 0 ends at once."""
     prepared_statements: int = 200
@@ -74,6 +76,7 @@ class Limits:
             "transaction_timeout",
             "idle_transaction_timeout",
             "client_idle_timeout",
+            "proxy_idle_timeout",
             "drain_timeout",
         ):
             if not 0 <= getattr(self, name) < 1e9:
@@ -87,12 +90,15 @@ class Settings:
     origin: Origin
     user: str
     password: str = field(repr=False)
-    host: str = "127.0.0.1"
+    host: str | None = "127.0.0.1"
+    """``None`` to listen on no port at all."""
     port: int = 0
     """0: any free one."""
     unix_socket: str | None = None
-    """Path of a socket to listen on instead of host and port."""
+    """Path of a socket to listen on as well."""
     auth: Auth = "scram"
+    """How clients show who they are; ``peer`` lets those in who come by the socket as the proxy's
+    own user of the system, and is ``scram`` for all others (PostgreSQL, "Peer Authentication")."""
     limits: Limits = Limits()
     any_database: bool = False
     """Clients may name any database at the origin; each has connections of its own."""
@@ -111,9 +117,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         self._check_tls()
-        if self.auth not in ("scram", "trust"):
-            raise ConfigurationError(f"auth is {self.auth!r}: expected 'scram' or 'trust'")
-        if self.auth == "trust" and self.unix_socket is None and self.host not in LOOPBACK_HOSTS:
+        if self.host is None and self.unix_socket is None:
+            raise ConfigurationError("neither host nor unix_socket: the proxy has to listen")
+        if self.auth not in get_args(Auth):
+            raise ConfigurationError(f"auth is {self.auth!r}: expected 'scram', 'trust' or 'peer'")
+        if self.auth == "trust" and self.host is not None and self.host not in LOOPBACK_HOSTS:
             raise ConfigurationError(
                 f"auth 'trust' would let anyone in who reaches {self.host}: it is for loopback "
                 "and Unix sockets only; use auth 'scram' or listen on 127.0.0.1"
@@ -135,7 +143,7 @@ class Settings:
             )
         if self.ssl != "off" and not self.ssl_cert_file:
             raise ConfigurationError(f"ssl is {self.ssl!r}, which needs ssl_cert_file")
-        if self.ssl != "off" and self.unix_socket is not None:
+        if self.ssl != "off" and self.host is None:
             raise ConfigurationError(
                 f"ssl is {self.ssl!r}: a Unix socket has no TLS; listen on a host and a port"
             )

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any, Protocol
 
 from ..bindings.connection_string import parse_connection_string
@@ -26,6 +29,11 @@ START_TIMEOUT = 30.0
 _CHILD = (
     "import json, sys; sys.path[:] = json.loads(sys.stdin.readline()); "
     "from hyperdrive_client.proxy.spawn import main; main()"
+)
+_INHERITED = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|TMPDIR|TEMP|TMP|XDG_RUNTIME_DIR|SYSTEMROOT|VIRTUAL_ENV"
+    r"|(LD|DYLD)_LIBRARY_PATH|LD_PRELOAD|SSL_CERT_(FILE|DIR)|PYTHON\w+|COV\w+",
+    re.IGNORECASE,
 )
 # A child that was told to stop at once and has not gone by then is killed.
 STOP_TIMEOUT = 5.0
@@ -75,7 +83,8 @@ class ProcessProxy:
         self._owner = os.getpid()
         try:
             self._child = subprocess.Popen(
-                [_python(), "-P", "-c", _CHILD],
+                [python(), "-P", "-c", _CHILD],
+                env=environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 # Ctrl-C in a terminal is the application's to act on.
@@ -162,9 +171,20 @@ class ProcessProxy:
         return from_json(answer["settings"])
 
 
-def _python() -> str:
+def python() -> str:
     """The interpreter to start; an embedding server's ``sys.executable`` is the server itself."""
-    return os.environ.get("HYPERDRIVE_PYTHON") or sys.executable
+    if named := os.environ.get("HYPERDRIVE_PYTHON"):
+        return named
+    if sys.executable and "python" in os.path.basename(sys.executable).lower():
+        return sys.executable
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    beside = Path(sys.exec_prefix, "bin", name)
+    return str(beside) if beside.exists() else shutil.which(name) or sys.executable or "python3"
+
+
+def environment() -> dict[str, str]:
+    """What a proxy's process gets of ours: nothing that may be a secret of the application's."""
+    return {name: text for name, text in os.environ.items() if _INHERITED.fullmatch(name)}
 
 
 def to_json(settings: Settings) -> str:
@@ -187,18 +207,27 @@ def run_until_told(
     settings: Settings,
     *,
     on_start: Callable[[Settings], None],
-    on_drain: Callable[[], None] = lambda: None,
+    on_drain: Callable[[], object] = lambda: None,
+    leave: Callable[[], bool] = lambda: True,
     parent: int | None = None,
 ) -> None:
     """Run a proxy in this process, and block until it has ended. For the main thread.
 
     ``on_start`` gets the settings with the port in use. SIGTERM or SIGINT drains, a second one
-    ends at once; so does the end of the file descriptor ``parent``, if given.
+    ends at once; so does the end of the file descriptor ``parent``, if given. ``leave`` is asked
+    before it ends because it is not used.
 
     :raises ProxyStartError: it could not start, or ended although nobody told it to.
     """
-    app = App(settings)
     told = 0
+
+    def may_leave() -> bool:
+        nonlocal told
+        left = leave()
+        told += left
+        return left
+
+    app = App(settings, may_leave)
 
     def handle(number: int, frame: object) -> None:
         nonlocal told

@@ -166,7 +166,10 @@ def test_another_word_for_the_proxy_is_an_error(
     postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HYPERDRIVE_PROXY", "no")
-    with pytest.raises(ConfigurationError, match="HYPERDRIVE_PROXY is 'no': expected on, off"):
+    with pytest.raises(
+        ConfigurationError,
+        match="HYPERDRIVE_PROXY is 'no': expected on, shared, process, thread or off",
+    ):
         connect(postgres_dsn)
 
 

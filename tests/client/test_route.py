@@ -8,13 +8,13 @@ from hyperdrive_client.client.route import route
 
 def test_no_encryption_is_asked_of_a_proxy(in_thread: None, postgres_dsn: str) -> None:
     # Each request that the proxy declines is a round trip.
-    parameters = route(postgres_dsn, None, None, {})
+    parameters = route(postgres_dsn, None, None, {}).parameters
     assert parameters["sslmode"] == parameters["gssencmode"] == "disable"
 
 
 def test_a_proxys_own_url_is_taken_as_it_is(postgres_dsn: str) -> None:
     with Proxy(postgres_dsn, mode="thread") as proxy:
-        parameters = route(proxy.connection_string, None, None, {})
+        parameters = route(proxy.connection_string, None, None, {}).parameters
         assert (parameters["host"], parameters["port"]) == (proxy.host, str(proxy.port))
         assert (parameters["user"], parameters["password"]) == (proxy.user, proxy.password)
         assert parameters["sslmode"] == parameters["gssencmode"] == "disable"
@@ -22,7 +22,7 @@ def test_a_proxys_own_url_is_taken_as_it_is(postgres_dsn: str) -> None:
 
 def test_gssapi_is_left_to_the_origin(monkeypatch: pytest.MonkeyPatch, postgres_dsn: str) -> None:
     monkeypatch.setenv("HYPERDRIVE_PROXY", "off")
-    assert "gssencmode" not in route(postgres_dsn, None, None, {})
+    assert "gssencmode" not in route(postgres_dsn, None, None, {}).parameters
 
 
 def test_overrides_go_over_the_origins_own(
@@ -30,5 +30,5 @@ def test_overrides_go_over_the_origins_own(
 ) -> None:
     monkeypatch.setenv("HYPERDRIVE_PROXY", "off")
     target = f"{postgres_dsn}?application_name=origin&connect_timeout=3"
-    parameters = route(target, None, None, {"application_name": "mine"})
+    parameters = route(target, None, None, {"application_name": "mine"}).parameters
     assert (parameters["application_name"], parameters["connect_timeout"]) == ("mine", "3")

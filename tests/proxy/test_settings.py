@@ -65,7 +65,7 @@ def test_a_port_that_cannot_be_is_refused(port: int) -> None:
 
 @pytest.mark.parametrize("auth", ["", "md5", "SCRAM", None])
 def test_another_way_to_authenticate_is_refused(auth: str) -> None:
-    with pytest.raises(ConfigurationError, match="expected 'scram' or 'trust'"):
+    with pytest.raises(ConfigurationError, match="expected 'scram', 'trust' or 'peer'"):
         replace(SETTINGS, auth=auth)  # type: ignore[arg-type]
 
 
@@ -74,7 +74,9 @@ def test_nobody_is_trusted_from_elsewhere(host: str) -> None:
     assert replace(SETTINGS, host=host).auth == "scram"
     with pytest.raises(ConfigurationError, match="trust"):
         replace(SETTINGS, host=host, auth="trust")
-    replace(SETTINGS, host=host, auth="trust", unix_socket="/run/x/.s.PGSQL.5432")
+    with pytest.raises(ConfigurationError, match="trust"):
+        replace(SETTINGS, host=host, auth="trust", unix_socket="/run/x/.s.PGSQL.5432")
+    replace(SETTINGS, host=None, auth="trust", unix_socket="/run/x/.s.PGSQL.5432")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
@@ -97,7 +99,7 @@ TLS = replace(SETTINGS, ssl="require", ssl_cert_file="server.pem", ssl_ca_file="
         (TLS, {"clientcert": "verify"}, "clientcert is 'verify': expected 'no', 'verify-ca' or"),
         (TLS, {"clientcert": "verify-ca", "ssl_ca_file": None}, "which needs ssl_ca_file and ssl"),
         (TLS, {"clientcert": "verify-full", "ssl": "allow"}, "which needs ssl_ca_file and ssl"),
-        (TLS, {"unix_socket": "/run/x/.s.PGSQL.5432"}, "a Unix socket has no TLS"),
+        (TLS, {"host": None, "unix_socket": "/run/.s.PGSQL.5432"}, "a Unix socket has no TLS"),
     ],
 )
 def test_tls_that_could_not_be_is_refused(

@@ -95,7 +95,7 @@ def test_a_unix_socket_is_private_and_removed(
     start: Start, settings: Settings, tmp_path: Path
 ) -> None:
     path = tmp_path / ".s.PGSQL.5432"
-    proxy = start(replace(settings, unix_socket=str(path)))
+    proxy = start(replace(settings, host=None, unix_socket=str(path)))
     assert path.stat().st_mode & 0o777 == 0o600
     with connect(proxy.settings) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
@@ -109,7 +109,7 @@ def test_the_socket_of_a_dead_process_is_replaced(
     path = tmp_path / ".s.PGSQL.5432"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    proxy = start(replace(settings, unix_socket=str(path)))
+    proxy = start(replace(settings, host=None, unix_socket=str(path)))
     with connect(proxy.settings) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
@@ -137,7 +137,7 @@ def test_a_socket_that_cannot_be_is_named(
         else:
             path = tmp_path / "no" / "socket"
         with pytest.raises(ProxyStartError, match="can't listen on"):
-            start(replace(settings, unix_socket=str(path)))
+            start(replace(settings, host=None, unix_socket=str(path)))
     assert what != "a file" or path.read_text() == "precious"
 
 

@@ -46,7 +46,7 @@ class Doorkeeper:
         self._user = settings.user.encode()
         self._verifier = ScramVerifier.from_password(settings.password)
         self._mock_seed = mock_seed
-        self.demands_proof = settings.auth == "scram"
+        self.demands_proof = settings.auth != "trust"
         self.demands_tls = settings.ssl == "require"
         self.clientcert = settings.clientcert
         self.channel_binding: bytes | None = None
@@ -75,12 +75,14 @@ class ClientStartup:
 
     After each :meth:`receive`: ``cancel`` is set if the connection is there only to cancel,
     ``done`` if the client may come in, with ``startup`` and ``rest``, the bytes that followed.
-    ``tls`` is set before the first if the connection has TLS.
+    ``tls`` is set before the first if the connection has TLS, ``is_owner`` if the system vouches
+    for who it is.
     """
 
     def __init__(self, doorkeeper: Doorkeeper) -> None:
         self._doorkeeper = doorkeeper
         self.tls: ClientTls | None = None
+        self.is_owner = False
         self._data = b""
         self._requests = 0
         self._framer = password_framer()
@@ -146,7 +148,7 @@ class ClientStartup:
         answer = b""
         if packet.minor > NEWEST_MINOR or packet.unknown_options:
             answer = m.negotiate_protocol_version(self.minor, packet.unknown_options)
-        if not self._doorkeeper.demands_proof:
+        if self.is_owner or not self._doorkeeper.demands_proof:
             return answer + self._finish(self._data)
         binding = self._doorkeeper.channel_binding if self.tls is not None else None
         self._scram = ScramServer(self._doorkeeper.verifier(self.user), channel_binding=binding)

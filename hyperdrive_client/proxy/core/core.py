@@ -72,10 +72,14 @@ class Core:
 
     # Clients.
 
-    def client_connected(self, now: float, tls: ClientTls | None = None) -> ClientSession:
+    def client_connected(
+        self, now: float, tls: ClientTls | None = None, *, is_owner: bool = False
+    ) -> ClientSession:
+        """``is_owner`` if the system says that it is the user whom the proxy belongs to."""
         client = ClientSession(self, now)
         assert client.startup is not None
         client.startup.tls = tls
+        client.startup.is_owner = is_owner
         self.clients.add(client)
         self._decide_refusal()
         return client

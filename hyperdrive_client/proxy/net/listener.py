@@ -17,28 +17,41 @@ from .network import Network
 from .tls import client_context
 
 BACKLOG = 4096
+Server = asyncio.Server | Greeter
+
 # Linux allows 107 bytes, other systems less.
 MAX_SOCKET_PATH_BYTES = 100
 
 
-async def listen(network: Network, settings: Settings) -> tuple[asyncio.Server | Greeter, int]:
-    """Listen as told; the server and its port.
+async def listen(network: Network, settings: Settings) -> tuple[list[Server], int]:
+    """Listen as told; the servers, and the port of the one that has one.
 
     ``ProxyStartError`` if that is not possible, ``ConfigurationError`` for unusable certificates.
     """
-    if settings.unix_socket is not None:
-        return await _listen_on_socket(network, settings.unix_socket), settings.port
+    servers: list[Server] = []
+    port = settings.port
     try:
-        server: asyncio.Server | Greeter
+        if settings.host is not None:
+            servers.append(await _listen_on_host(network, settings, settings.host))
+            port = servers[0].sockets[0].getsockname()[1]
+        if settings.unix_socket is not None:
+            servers.append(await _listen_on_socket(network, settings.unix_socket))
+    except BaseException:
+        for server in servers:
+            server.close()
+        raise
+    return servers, port
+
+
+async def _listen_on_host(network: Network, settings: Settings, host: str) -> Server:
+    try:
         if settings.ssl == "off":
-            server = await _listen_on_port(network, settings.host, settings.port)
-        else:
-            server = _listen_with_tls(network, settings)
+            return await _listen_on_port(network, host, settings.port)
+        return _listen_with_tls(network, settings)
     except OSError as error:
         raise ProxyStartError(
-            f"the proxy can't listen on {settings.host}:{settings.port}: {error.strerror or error}"
+            f"the proxy can't listen on {host}:{settings.port}: {error.strerror or error}"
         ) from error
-    return server, server.sockets[0].getsockname()[1]
 
 
 async def _listen_on_port(network: Network, host: str, port: int) -> asyncio.Server:

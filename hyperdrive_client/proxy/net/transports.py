@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from typing import TYPE_CHECKING, cast
 
 from ...bindings.connection_string import Address
 from ..core.client_session import ClientSession
 from ..core.origin_session import OriginSession
+from .peer import peer_user
 from .silence import Silence, keep_alive
 from .tls import client_tls
 
@@ -102,7 +104,9 @@ class ClientConnection(Connection):
         super().connection_made(transport)
         encrypted = transport.get_extra_info("ssl_object")
         tls = None if encrypted is None else client_tls(encrypted, direct=self._direct)
-        self.session = self.network.core.client_connected(self._since, tls)
+        core = self.network.core
+        is_owner = core.settings.auth == "peer" and peer_user(transport) == os.geteuid()
+        self.session = core.client_connected(self._since, tls, is_owner=is_owner)
         self.session.handle = self
         if self._first:
             self.data_received(self._first)

@@ -83,7 +83,7 @@ def test_every_address_of_a_host_is_listened_on(certificates: Certificates, host
 
     async def run() -> set[str]:
         network = Network(Core(settings), asyncio.get_running_loop())
-        server, port = await listen(network, settings)
+        (server,), port = await listen(network, settings)
         assert server.sockets[0].getsockname()[1] == port
         addresses = {str(each.getsockname()[0]) for each in server.sockets}
         server.close()

@@ -130,7 +130,7 @@ def test_small_writes_are_not_delayed_without_uvloop(address: Address) -> None:
 
     async def delays() -> list[int]:
         network = Network(Core(settings), asyncio.get_running_loop())
-        server, port = await listen(network, settings)
+        (server,), port = await listen(network, settings)
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         origin = OriginSession(network.core.pool, network.now())
         await network._connect(origin)

@@ -11,7 +11,7 @@ import pytest
 
 from hyperdrive_client import connect
 from hyperdrive_client.bindings import parse_connection_string
-from hyperdrive_client.client import shared_proxies
+from hyperdrive_client.client import proxies
 
 # The beginning of a program that forks. The child ends as programs do, with handlers at the exit.
 FORK = """if True:
@@ -39,9 +39,14 @@ def port_of(dsn: str) -> int:
         return connection.info.port
 
 
+@pytest.fixture(autouse=True)
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYPERDRIVE_PROXY", "process")
+
+
 def kill_proxy(dsn: str) -> None:
     """Kill the child process that is the proxy of this origin, and wait until it is dead."""
-    proxy = shared_proxies._proxies["process", parse_connection_string(dsn)]
+    proxy = proxies._proxies["process", parse_connection_string(dsn)]
     child = vars(proxy._running)["_child"]
     os.kill(child.pid, signal.SIGKILL)
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
@@ -97,7 +102,7 @@ def test_a_forked_child_starts_a_proxy_if_its_parents_is_gone(
     run_python: Callable[..., list[str]], postgres_dsn: str
 ) -> None:
     source = """
-    from hyperdrive_client.client import shared_proxies
+    from hyperdrive_client.client import proxies
 
     def after_the_parents():
         first, second = port(), port()
@@ -105,7 +110,7 @@ def test_a_forked_child_starts_a_proxy_if_its_parents_is_gone(
         return first
 
     print(port())
-    (proxy,) = shared_proxies._proxies.values()
+    (proxy,) = proxies._proxies.values()
     proxy.close()
     in_child(after_the_parents)
     """
@@ -129,9 +134,9 @@ def test_a_lock_that_a_thread_held_at_the_fork_does_not_stop_the_child(
     run_python: Callable[..., list[str]], postgres_dsn: str
 ) -> None:
     source = """
-    from hyperdrive_client.client import shared_proxies
+    from hyperdrive_client.client import proxies
     print(port())
-    with shared_proxies._lock:
+    with proxies._lock:
         in_child(port)
     """
     parents, childs = run_python(FORK + source, postgres_dsn)
@@ -145,7 +150,7 @@ def test_a_proxy_ends_with_its_program(
         import atexit, sys
 
         def too_late():
-            (proxy,) = shared_proxies._proxies.values()
+            (proxy,) = proxies._proxies.values()
             print(proxy.is_running)
             try:
                 connect(sys.argv[1])
@@ -155,6 +160,6 @@ def test_a_proxy_ends_with_its_program(
         atexit.register(too_late)  # before ours, so it runs after it
         from hyperdrive_client import ProxyStartError, connect
         connect(sys.argv[1]).close()
-        from hyperdrive_client.client import shared_proxies
+        from hyperdrive_client.client import proxies
     """
     assert run_python(source, postgres_dsn) == ["False", "True"]

@@ -1,0 +1,72 @@
+"""The proxies that this process uses: one for each origin, found or started at its first use."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+
+from hyperdrive_client.bindings import Origin, Resolution
+from hyperdrive_client.client import variables
+from hyperdrive_client.client.local_proxy import LocalProxy, is_one_of_ours
+from hyperdrive_client.client.shared_proxy import SharedProxy, shared_proxy_at
+from hyperdrive_client.errors import ProxyStartError
+
+logger = logging.getLogger(__name__)
+
+_proxies: dict[tuple[str, Origin], LocalProxy | SharedProxy] = {}
+_lock = threading.Lock()
+
+
+def proxy_for(resolution: Resolution) -> LocalProxy | SharedProxy | None:
+    """Return the proxy in front of an origin.
+
+    It is found or started if there is none yet, or if it has died. ``None`` if the origin is to be
+    connected to straight: it is hosted, or a proxy of ours itself, or ``HYPERDRIVE_PROXY=off``.
+
+    Raises ``ProxyStartError``, and ``ConfigurationError`` for a variable that is wrong.
+    """
+    where = variables.where()
+    origin = resolution.origin
+    if where == "off" or resolution.hosted:
+        return None
+    with _lock:
+        proxy = _proxies.get((where, origin))
+        if proxy is not None and proxy.is_running:
+            return proxy
+        if is_a_proxy(origin):
+            return None
+        if proxy is not None:
+            proxy.close()
+        proxy = _proxies[where, origin] = _found_or_started(where, origin)
+        return proxy
+
+
+def is_a_proxy(origin: Origin) -> bool:
+    """Whether a connection string leads to a running proxy of ours."""
+    return is_one_of_ours(origin) or shared_proxy_at(origin) is not None
+
+
+def _found_or_started(where: str, origin: Origin) -> LocalProxy | SharedProxy:
+    limit = variables.origin_connection_limit()
+    if where == "thread":
+        return LocalProxy("thread", origin, origin_connection_limit=limit)
+    if where == "process":
+        return LocalProxy("process", origin, origin_connection_limit=limit)
+    try:
+        return SharedProxy(origin)
+    except ProxyStartError as error:
+        if where == "shared":
+            raise ProxyStartError(f"{error}; HYPERDRIVE_PROXY=off connects without it") from error
+        logger.warning("this program gets a proxy of its own: %s", error)
+        return LocalProxy("process", origin, origin_connection_limit=limit)
+
+
+def _renew_lock() -> None:
+    # Another thread of the parent may have held it; in the child nobody would release it.
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_renew_lock)

@@ -1,0 +1,170 @@
+"""The proxy that all programs of one user share for one origin."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from dataclasses import replace
+from functools import cache
+
+from hyperdrive_client.bindings import Origin
+from hyperdrive_client.client.variables import origin_connection_limit, proxy_idle_timeout
+from hyperdrive_client.errors import ProxyStartError
+from hyperdrive_client.registry import Place, Record, places, runtime_folder
+
+# Another program that starts the same proxy is waited for; starting takes a fraction of it.
+_LOCK_TIMEOUT = 30.0
+
+
+class SharedProxy:
+    """The running proxy for an origin, found, or else started.
+
+    There is one for each user, origin, set of limits, version of this package and Python. It ends
+    some time after its last client, not with this process.
+
+    Raises ``ProxyStartError``.
+    """
+
+    def __init__(self, origin: Origin) -> None:
+        origin = _with_absolute_paths(origin)
+        try:
+            self._place = Place(runtime_folder(), _id(origin))
+            self.record = self._place.running() or _start(origin, self._place)
+        except OSError as error:
+            raise ProxyStartError(f"no proxy can be shared: {error}") from error
+        self._lease: int | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it, and not another in its place, accepts connections."""
+        try:
+            return self._place.running() == self.record
+        except OSError:
+            return False
+
+    @property
+    def door(self) -> Origin:
+        """Where psycopg connects to."""
+        return self.record.door
+
+    @property
+    def any_drivers_door(self) -> Origin:
+        """Where any driver connects to; the proxy does not end before this process does."""
+        if self._lease is None and self.is_running:
+            with self._place.lock(_LOCK_TIMEOUT):
+                self._lease = self._place.lease()
+        return self.record.tcp_door
+
+    def close(self) -> None:
+        """It is not ours to end."""
+        if self._lease is not None:
+            os.close(self._lease)
+            self._lease = None
+
+
+def shared_proxy_at(origin: Origin) -> Record | None:
+    """Return the running shared proxy that a connection string leads to."""
+    if len(origin.addresses) != 1 or not origin.addresses[0].is_local:
+        return None
+    address = origin.addresses[0]
+    for place in places():
+        record = place.running()
+        if record is None:
+            continue
+        if address.is_unix:
+            found = address == record.door.addresses[0]
+        else:
+            found = address.port == record.port
+        if found:
+            return record
+    return None
+
+
+def _start(origin: Origin, place: Place) -> Record:
+    # Only here: a program that finds a proxy never loads one.
+    from hyperdrive_client import __version__
+    from hyperdrive_client.proxy import detached, spawn
+    from hyperdrive_client.proxy.settings import Limits, Settings
+
+    with place.lock(_LOCK_TIMEOUT):
+        if found := place.running():
+            return found
+        user, password = spawn.fresh_credentials()
+        port = 0
+        if died := place.read():
+            # What other programs have read of it is right again.
+            user, password, port = died.user, died.password, died.port
+        given = origin_connection_limit()
+        limits = Limits(proxy_idle_timeout=proxy_idle_timeout())
+        if given is not None:
+            limits = replace(limits, origin_connection_limit=given)
+        settings = Settings(
+            origin,
+            user,
+            password,
+            port=port,
+            unix_socket=str(place.socket),
+            auth="peer",
+            limits=limits,
+        )
+        record = Record(
+            id=place.id,
+            pid=0,
+            version=__version__,
+            python=spawn.python(),
+            origin=_shown(origin),
+            unix_socket=str(place.socket),
+            port=port,
+            user=user,
+            password=password,
+            database=origin.database,
+            started_at=time.time(),
+        )
+        try:
+            detached.start(settings, place, record)
+        except ProxyStartError:
+            if not port:
+                raise
+            # Somebody else has the port by now.
+            detached.start(replace(settings, port=0), place, record)
+        started = place.running()
+    if started is None:
+        raise ProxyStartError(f"the proxy has ended as soon as it was ready (its log: {place.log})")
+    return started
+
+
+def _id(origin: Origin) -> str:
+    """The same for whoever may share a proxy, and for nobody else; it tells nothing."""
+    told = (
+        os.geteuid(),
+        origin.connection_string,
+        origin_connection_limit(),
+        proxy_idle_timeout(),
+        *_installation(),
+    )
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+@cache
+def _installation() -> tuple[str, ...]:
+    from hyperdrive_client import __file__, __version__
+
+    return __version__, os.path.dirname(__file__), sys.prefix, sys.version
+
+
+def _with_absolute_paths(origin: Origin) -> Origin:
+    """The programs that share it are not all in the same working directory."""
+    paths = {
+        name: os.path.abspath(path)
+        for name in ("sslrootcert", "sslcert", "sslkey", "passfile")
+        if (path := getattr(origin, name)) and (name, path) != ("sslrootcert", "system")
+    }
+    return replace(origin, **paths)
+
+
+def _shown(origin: Origin) -> str:
+    hosts = ",".join(f"{address.host}:{address.port}" for address in origin.addresses)
+    return f"{hosts}/{origin.database}"
