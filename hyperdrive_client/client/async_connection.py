@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from os import PathLike
+from types import NoneType
 from typing import Any, Self
 
 import psycopg
@@ -11,7 +12,8 @@ from psycopg import AsyncCursor
 from psycopg.abc import AdaptContext, ConnParam
 from psycopg.rows import AsyncRowFactory, Row
 
-from hyperdrive_client.client.route import route
+from hyperdrive_client.bindings import Binding
+from hyperdrive_client.client.route import Route, route
 
 
 class AsyncConnection(psycopg.AsyncConnection[Row]):
@@ -39,12 +41,19 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
             "row_factory": row_factory,
             "cursor_factory": cursor_factory,
         }
-        # Reading files and starting a proxy block.
-        way = await asyncio.to_thread(route, conninfo, config, env, kwargs)
+        way = await _route(conninfo, config, env, kwargs)
         try:
             return await super().connect("", **arguments, **way.parameters)
         except psycopg.OperationalError:
-            if not await asyncio.to_thread(way.is_dead):
+            if way.proxy is None or not await asyncio.to_thread(way.is_dead):
                 raise
-        way = await asyncio.to_thread(route, conninfo, config, env, kwargs)
+        way = await _route(conninfo, config, env, kwargs)
         return await super().connect("", **arguments, **way.parameters)
+
+
+async def _route(conninfo: object, *others: Any) -> Route:
+    if isinstance(conninfo, (str, Binding, NoneType)):
+        # Reading files and starting a proxy block.
+        return await asyncio.to_thread(route, conninfo, *others)
+    # A hosted binding: where it is given there may be no threads.
+    return route(conninfo, *others)

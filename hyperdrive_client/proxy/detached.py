@@ -19,7 +19,15 @@ from typing import IO
 from ..errors import HyperdriveError, ProxyStartError
 from ..registry import Place, Record
 from .settings import Settings
-from .spawn import START_TIMEOUT, environment, from_json, python, run_until_told, to_json
+from .spawn import (
+    START_TIMEOUT,
+    environment,
+    from_json,
+    module_path,
+    python,
+    run_until_told,
+    to_json,
+)
 
 # The program that starts it is not its parent: it must neither wait for its end nor be told of it.
 _CHILD = (
@@ -39,7 +47,6 @@ def start(settings: Settings, place: Place, record: Record) -> None:
     ``record`` is what is known of it before. Hold the place's lock. Raises ``ProxyStartError``.
     """
     place.folder.mkdir(mode=0o700, exist_ok=True)
-    path = [entry for entry in sys.path if entry]
     told = {"settings": to_json(settings), "record": asdict(record), "parent": str(place.parent)}
     log = os.open(place.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
@@ -62,7 +69,7 @@ def start(settings: Settings, place: Place, record: Record) -> None:
     assert process.stdout is not None
     with process.stdout:
         with contextlib.suppress(OSError), process.stdin:
-            process.stdin.write(f"{json.dumps(path)}\n{json.dumps(told)}\n".encode())
+            process.stdin.write(f"{json.dumps(module_path())}\n{json.dumps(told)}\n".encode())
         line = _line(process.stdout, time.monotonic() + START_TIMEOUT)
     if line is None:
         os.killpg(process.pid, signal.SIGKILL)

@@ -7,14 +7,12 @@ import json
 import os
 import re
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any, Protocol
 
 from ..bindings.connection_string import parse_connection_string
@@ -30,6 +28,7 @@ _CHILD = (
     "import json, sys; sys.path[:] = json.loads(sys.stdin.readline()); "
     "from hyperdrive_client.proxy.spawn import main; main()"
 )
+_PYTHON = re.compile(r"python|pypy", re.IGNORECASE)
 _INHERITED = re.compile(
     r"PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|TMPDIR|TEMP|TMP|XDG_RUNTIME_DIR|SYSTEMROOT|VIRTUAL_ENV"
     r"|(LD|DYLD)_LIBRARY_PATH|LD_PRELOAD|SSL_CERT_(FILE|DIR)|PYTHON\w+|COV\w+",
@@ -144,8 +143,7 @@ class ProcessProxy:
         overdue.daemon = True
         overdue.start()
         try:
-            path = [entry for entry in sys.path if entry]
-            stdin.write(f"{json.dumps(path)}\n{to_json(settings)}\n".encode())
+            stdin.write(f"{json.dumps(module_path())}\n{to_json(settings)}\n".encode())
             stdin.flush()
             line = stdout.readline()
         except OSError:
@@ -175,11 +173,25 @@ def python() -> str:
     """The interpreter to start; an embedding server's ``sys.executable`` is the server itself."""
     if named := os.environ.get("HYPERDRIVE_PYTHON"):
         return named
-    if sys.executable and "python" in os.path.basename(sys.executable).lower():
-        return sys.executable
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    beside = Path(sys.exec_prefix, "bin", name)
-    return str(beside) if beside.exists() else shutil.which(name) or sys.executable or "python3"
+    candidates = (
+        sys.executable,
+        os.path.join(sys.prefix, "bin", name),
+        getattr(sys, "_base_executable", ""),
+        os.path.join(sys.base_prefix, "bin", name),
+    )
+    for path in candidates:
+        if path and _PYTHON.match(os.path.basename(path)) and os.access(path, os.X_OK):
+            return path
+    raise ProxyStartError(
+        f"no Python interpreter is found beside {sys.executable or 'this program'}: name one in "
+        "HYPERDRIVE_PYTHON"
+    )
+
+
+def module_path() -> list[str]:
+    """Where this process imports from, but for what depends on the working directory."""
+    return [entry for entry in sys.path if os.path.isabs(entry)]
 
 
 def environment() -> dict[str, str]:
