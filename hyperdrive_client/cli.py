@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import click
 
-from . import __version__
+from . import __version__, running
 from .bindings import (
     DEFAULT_BINDING,
     Address,
@@ -90,6 +90,11 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     click.echo(f"Warning: {message}", err=True)
+
+
+main.add_command(running.status)
+main.add_command(running.logs)
+main.add_command(running.stop)
 
 
 @main.command(name="resolve")

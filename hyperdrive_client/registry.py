@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -100,6 +100,11 @@ class Place:
         """Return the record of a proxy that runs."""
         record, is_alive = _read(self.folder / _RECORD)
         return record if is_alive else None
+
+    def watch(self) -> Callable[[], bool]:
+        """Return a function that says whether the proxy that runs now is still there."""
+        descriptor = os.open(self.folder / _RECORD, os.O_RDONLY | os.O_CLOEXEC)
+        return lambda: not _lock(descriptor, fcntl.LOCK_SH)
 
     def publish(self, record: Record) -> int:
         """Make a proxy known; it is as long as the returned file descriptor is open."""

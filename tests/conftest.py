@@ -28,15 +28,21 @@ def runtime_folder() -> Iterator[Path]:
     folder = tempfile.mkdtemp(prefix="hyperdrive-")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", folder)
+        patch.setenv("HYPERDRIVE_PROXY_IDLE_TIMEOUT", "5")
         yield Path(folder)
         for place in places():
             if record := place.running():
-                end_process(record.pid)
+                _end_process(record.pid)
     shutil.rmtree(folder)
 
 
-def end_process(process: int, signal_number: int = signal.SIGKILL) -> None:
-    """Send a signal to a process that is not our child, and wait until it has gone."""
+@pytest.fixture(scope="session")
+def end_process() -> Callable[..., None]:
+    """Send a process that is not our child a signal, by default SIGKILL, and see it gone."""
+    return _end_process
+
+
+def _end_process(process: int, signal_number: int = signal.SIGKILL) -> None:
     descriptor = os.pidfd_open(process)
     os.kill(process, signal_number)
     ended, _, _ = select.select([descriptor], [], [], 30)

@@ -43,7 +43,8 @@ MAY_IMPORT = {
     },
     "proxy": {"protocol", "sql", "bindings.connection_string", "registry"},
     "demo": {"", "bindings", "client", "origin", "proxy.spawn"},
-    "cli": {"", "bindings", "client", "origin", "proxy", "demo", "registry"},
+    "cli": {"", "bindings", "client", "origin", "proxy", "demo", "running"},
+    "running": {"bindings", "client", "registry"},
     "__main__": {"cli"},
 }
 WITHOUT_IO = ("protocol", "sql", "proxy.core")

@@ -29,10 +29,9 @@ class SharedProxy:
     """
 
     def __init__(self, origin: Origin) -> None:
-        origin = _with_absolute_paths(origin)
         try:
-            self._place = Place(runtime_folder(), _id(origin))
-            self.record = self._place.running() or _start(origin, self._place)
+            self._place = place_for(origin)
+            self.record = self._place.running() or _start(_with_absolute_paths(origin), self._place)
         except OSError as error:
             raise ProxyStartError(f"no proxy can be shared: {error}") from error
         self._lease: int | None = None
@@ -63,6 +62,11 @@ class SharedProxy:
         if self._lease is not None:
             os.close(self._lease)
             self._lease = None
+
+
+def place_for(origin: Origin) -> Place:
+    """Return where the files of an origin's proxy are. ``ProxyStartError`` if they can't be."""
+    return Place(runtime_folder(), _id(_with_absolute_paths(origin)))
 
 
 def shared_proxy_at(origin: Origin) -> Record | None:

@@ -18,7 +18,8 @@ import hyperdrive_client
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No variable of ours or of libpq, and no wrangler file in the working directory."""
     for name in os.environ:
-        if name.startswith(("HYPERDRIVE_", "CLOUDFLARE_", "WRANGLER_", "PG")):
+        ours = name.startswith(("HYPERDRIVE_", "CLOUDFLARE_", "WRANGLER_", "PG"))
+        if ours and name != "HYPERDRIVE_PROXY_IDLE_TIMEOUT":
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 

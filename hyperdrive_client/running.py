@@ -1,0 +1,156 @@
+"""``hyperdrive status``, ``logs`` and ``stop``: the proxies that programs of this user share."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from typing import Any
+
+import click
+
+from .errors import BindingError, ConfigurationError
+from .registry import Place, Record, places
+
+_PAUSE = 0.05
+_LOCK_TIMEOUT = 5.0
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON: a list of objects.")
+def status(as_json: bool) -> None:
+    """List the proxies that your programs share, with what they do just now."""
+    found = [_described(place) for place in places()]
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    if not found:
+        click.echo("No proxy is running.", err=True)
+        return
+    rows: list[tuple[str, ...]] = [("ID", "PROCESS", "UP", "CLIENTS", "CONNECTIONS", "ORIGIN")]
+    rows += [
+        (
+            each["id"],
+            str(each["pid"]) if each["running"] else "died",
+            _duration(each["uptime_seconds"]) if each["running"] else "",
+            str(each.get("clients", "")),
+            str(each.get("origin_connections", "")),
+            each["origin"],
+        )
+        for each in found
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+    if any(not each["running"] for each in found):
+        click.echo("What died left a log: hyperdrive logs ID", err=True)
+
+
+@click.command()
+@click.argument("which", metavar="[ID|BINDING]", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on as the log grows, until Ctrl-C.")
+def logs(which: str | None, follow: bool) -> None:
+    """Print the log of a shared proxy, also of one that has died.
+
+    The beginning of its id is enough, or the name of a binding; neither is needed if there is
+    only one proxy.
+    """
+    place = _chosen(which)
+    try:
+        with place.log.open(encoding="utf-8", errors="replace") as file:
+            shutil.copyfileobj(file, sys.stdout)
+            while follow and place.running():
+                sys.stdout.flush()
+                time.sleep(_PAUSE)
+                shutil.copyfileobj(file, sys.stdout)
+    except FileNotFoundError:
+        raise ConfigurationError(f"proxy {place.id} has no log") from None
+    except KeyboardInterrupt:
+        pass
+
+
+@click.command()
+@click.argument("which", metavar="[ID|BINDING]", required=False)
+@click.option("--all", "everyone", is_flag=True, help="All of them.")
+@click.option("--now", is_flag=True, help="At once, without letting transactions finish.")
+def stop(which: str | None, everyone: bool, now: bool) -> None:
+    """End a shared proxy, when the transactions under way are done.
+
+    Programs that connect from now on get a new one.
+    """
+    if everyone and which:
+        raise click.UsageError("--all and a proxy exclude each other.")
+    for place in places() if everyone else [_chosen(which)]:
+        record = place.running()
+        if record is None:
+            with place.lock(_LOCK_TIMEOUT):
+                shutil.rmtree(place.folder, ignore_errors=True)
+            click.echo(f"{place.id} had died; its log is removed", err=True)
+        else:
+            _stop(place, record, now)
+
+
+def _stop(place: Place, record: Record, now: bool) -> None:
+    is_there = place.watch()
+    # Two different signals, for two of a kind may arrive as one.
+    for number in (signal.SIGTERM, signal.SIGINT) if now else (signal.SIGTERM,):
+        os.kill(record.pid, number)
+    told_at, told = time.monotonic(), False
+    while is_there():
+        if not told and time.monotonic() - told_at > 1:
+            click.echo(f"{record.id} lets transactions finish (--now: it does not)", err=True)
+            told = True
+        time.sleep(_PAUSE)
+    click.echo(f"{record.id} has ended", err=True)
+
+
+def _chosen(which: str | None) -> Place:
+    found = places()
+    if which is not None:
+        found = [place for place in found if place.id.startswith(which)] or _of_binding(which)
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(place.id for place in places()) or "none"
+    if which is None:
+        what = "no proxy is running" if not found else "there are several proxies: name one"
+    else:
+        what = f"{which!r} is the id or the binding of {'several' if found else 'no'} proxies"
+    raise ConfigurationError(f"{what} (there are: {known})")
+
+
+def _of_binding(name: str) -> list[Place]:
+    from .bindings import resolve
+    from .client.shared_proxy import place_for
+
+    try:
+        place = place_for(resolve(name).origin)
+    except BindingError:
+        return []
+    return [place] if place.folder.exists() else []
+
+
+def _described(place: Place) -> dict[str, Any]:
+    record, alive = place.read(), place.running()
+    described: dict[str, Any] = {"id": place.id, "running": alive is not None, "origin": "?"}
+    if record is not None:
+        described |= {"pid": record.pid, "origin": record.origin, "version": record.version}
+    if alive is not None:
+        described |= {
+            "python": alive.python,
+            "uptime_seconds": round(time.time() - alive.started_at),
+            "unix_socket": alive.unix_socket,
+            "port": alive.port,
+        }
+    return described
+
+
+def _duration(seconds: int) -> str:
+    for size, unit in _UNITS:
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return "0 s"
