@@ -21,7 +21,8 @@ class Demo:
     """A running demo; all that belongs to it has its mark, or its folder's path, about it."""
 
     def __init__(self, *arguments: str) -> None:
-        self.mark = f"HYPERDRIVE_DEMO_TEST={uuid4().hex}"
+        # A proxy's process inherits only what is no secret, such as this.
+        self.mark = f"PYTHON_DEMO_TEST={uuid4().hex}"
         self.output = ""
         name, _, text = self.mark.partition("=")
         self.process = subprocess.Popen(
