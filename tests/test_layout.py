@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import shutil
 import subprocess
 import sys
@@ -220,3 +221,20 @@ def test_importing_the_package_imports_no_proxy_and_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, [], "")
+
+
+def test_importing_every_name_starts_no_thread_and_opens_nothing() -> None:
+    program = (
+        "import os, threading\n"
+        "before = os.listdir('/proc/self/fd')\n"
+        "import hyperdrive_client\n"
+        "for name in hyperdrive_client.__all__: getattr(hyperdrive_client, name)\n"
+        "assert os.listdir('/proc/self/fd') == before\n"
+        "assert threading.active_count() == 1\n"
+        "assert not os.path.exists(os.environ['XDG_RUNTIME_DIR'])\n"
+    )
+    environment = {**os.environ, "XDG_RUNTIME_DIR": "/nowhere/at/all"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+    )
+    assert (done.returncode, done.stderr) == (0, "")
