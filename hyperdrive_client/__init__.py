@@ -14,6 +14,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from hyperdrive_client.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from psycopg import (
         BINARY,
@@ -63,8 +65,6 @@ if TYPE_CHECKING:
         ProtocolError,
         ProxyStartError,
     )
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BINARY",

@@ -21,7 +21,7 @@ from ...sql.facts import (
     facts_of,
     reset_names,
 )
-from . import client_statements, client_transactions
+from . import client_statements, client_transactions, reports
 from . import expected as e
 from .client_startup import ClientStartup, Refused
 from .effects import CloseClient, PauseClient, ResumeClient, SendToClient, SendToOrigin
@@ -30,6 +30,7 @@ from .origin_startup import ConnectFailure
 from .own_statements import ends_itself, signalled, substitute
 from .pool import LOST
 from .read_back import SEQUENCES, UNREADABLE, reasons
+from .reports import MARKER
 from .request_fields import (
     bound_name,
     malformed,
@@ -43,6 +44,7 @@ from .session_variables import (
     Settings,
     after_transaction,
     application_name,
+    asks_for_reports,
     startup_settings,
 )
 from .statements import (
@@ -118,7 +120,13 @@ class ClientSession:
         self.secret_key = b""
         self.framer = client_framer()
         self.origin: OriginSession | None = None
+        self.waits_for = ""
+        """Why it has no link yet, or must not use it; nothing while it need not wait."""
         self.waiting_since = now
+        self.reports = False
+        """It has asked to be told of its waits and pins."""
+        self.untold: dict[bytes, bytes] = {}
+        """What it is to be told where no message is cut by it."""
         self.initial: Settings = ()
         """What it asked for at start-up, and RESET brings back."""
         self.settings: Settings = ()
@@ -254,6 +262,9 @@ class ClientSession:
             origin.abandon(now, vanished=vanished)
         self._link_ended(now, has_link)
         self.pinned = 0
+        # Nothing is told any more.
+        self.reports = False
+        reports.has_waited(self, now)
 
     # Start-up.
 
@@ -274,6 +285,8 @@ class ClientSession:
             parameters = startup.startup.parameters
             self.settings = startup_settings(parameters)
             self.application_name = application_name(parameters)
+            self.core.counters.clients += 1
+            self.reports = asks_for_reports(parameters)
             self.pool = self.core.pool_of(startup.database)
             self._held.append(startup.rest)
             if self.core.draining:
@@ -293,6 +306,7 @@ class ClientSession:
         self.send(
             b"".join(statuses)
             + m.parameter_status(b"application_name", self.application_name)
+            + MARKER
             + m.backend_key_data(self.process_id, self.secret_key)
             + m.ready_for_query(m.IDLE)
         )
@@ -309,6 +323,7 @@ class ClientSession:
                 self.state = _WAITING
             return
         if self.state is ClientState.JOINING:
+            reports.has_waited(self, now)
             profile = self.pool.learn(self.settings, origin)
             self.origin = None
             origin.client = None
@@ -318,6 +333,8 @@ class ClientSession:
         waited = self.state is _WAITING
         self.state = _LINKED
         self._link_began = now
+        if waited:
+            reports.has_waited(self, now)
         if origin.reported is not self.reported:
             self._report(origin.reported)
         if waited:
@@ -325,9 +342,11 @@ class ClientSession:
 
     def _link_ended(self, now: float, had_link: bool = True) -> None:
         if had_link:
-            self.pool.link_seconds += now - self._link_began
+            counters = self.pool.counters
+            counters.links += 1
+            counters.link_seconds += now - self._link_began
             if self.pinned:
-                self.pool.pinned_seconds += now - self._pinned_since
+                counters.pinned_seconds += now - self._pinned_since
         self.origin = None
         self.reads_back = self._unreadable = self.may_end_early = False
 
@@ -336,6 +355,8 @@ class ClientSession:
         self._link_ended(now)
         self.state = _IDLE
         self.status = m.IDLE
+        if self.untold:
+            reports.tell(self)
         if self.core.draining:
             self.shut_down(now)
 
@@ -346,11 +367,13 @@ class ClientSession:
             return
         if self not in self.pool.held_back:
             self.state = _LINKED
+            reports.has_waited(self, now)
             self._resume(now)
 
     def link_failed(self, failure: ConnectFailure, now: float) -> None:
         """There will be no link: an error in place of what the client asked for."""
         self.origin = None
+        reports.has_waited(self, now)
         if self.state is ClientState.JOINING:
             self.send(failure.response("FATAL"))
             self.close(now)
@@ -469,14 +492,17 @@ class ClientSession:
 
     def pin(self, pinned: int, now: float) -> None:
         """Keep the link for as long as ``pinned`` is not 0."""
-        for reason in reasons(pinned & ~self.pinned):
-            self.pool.pins[reason] += 1
+        new = reasons(pinned & ~self.pinned)
+        for reason in new:
+            self.pool.counters.pins[reason] += 1
             logger.info("session %d keeps its origin connection: %s", self.process_id, reason)
         if pinned and not self.pinned:
             self._pinned_since = now
         elif self.pinned and not pinned:
-            self.pool.pinned_seconds += now - self._pinned_since
+            self.pool.counters.pinned_seconds += now - self._pinned_since
         self.pinned = pinned
+        if new:
+            reports.is_pinned(self)
 
     def _report(self, reported: Mapping[bytes, bytes]) -> None:
         """Tell the client of values that differ from what it was told."""
@@ -625,6 +651,7 @@ class ClientSession:
                                 self, origin, buffer, position, stop
                             )
                             if question:
+                                origin.counters.round_trips += 1
                                 pieces += (buffer[start:position], question)
                                 self._flush(origin, pieces, b"")
                                 self._stalled = (chunk, index)
@@ -674,6 +701,8 @@ class ClientSession:
                 elif kind == m.FLUSH:
                     if stop != position + 5:
                         raise malformed(kind)
+                    if expected:
+                        origin.counters.round_trips += 1
                 elif kind != m.COPY_DATA:
                     raise ClientProtocolError(f"invalid frontend message type {kind}")
                 if replacement is not None:

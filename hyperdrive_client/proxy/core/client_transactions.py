@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...protocol import messages as m
 from ...protocol.framing import Chunk
 from ...sql.facts import BEGIN, COMMIT, OTHER, Facts, facts_of
-from . import client_statements, inspection
+from . import client_statements, inspection, reports
 from .request_fields import lists_statements, parse_fields, text_of
 from .statements import NO_TYPES, LazyBegin
 
@@ -34,6 +34,7 @@ def is_held_back(client: ClientSession, buffer: bytes, kind: int, position: int,
         return False
     client.held_back_by = client.pool.endings
     client.pool.held_back.append(client)
+    reports.begins_to_wait(client, reports.OTHERS_ENDS, client.pool.now)
     return True
 
 

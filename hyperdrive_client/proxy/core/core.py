@@ -12,6 +12,7 @@ from ...protocol.startup import CancelRequest
 from ..settings import Settings
 from .client_session import SHUTTING_DOWN, ClientSession, ClientState
 from .client_startup import ClientTls, Doorkeeper
+from .counters import Counters
 from .effects import AbortOrigin, CloseClient, Effect
 from .origin_session import OriginSession, OriginState
 from .origin_startup import ConnectFailure
@@ -38,7 +39,8 @@ class Core:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.effects: list[Effect] = []
-        self.pool = Pool(settings, self.effects)
+        self.counters = Counters()
+        self.pool = Pool(settings, self.effects, self.counters)
         """Of the configured database."""
         self.pools = {settings.origin.database.encode(): self.pool}
         """By database; others than the configured one as long as they are in use."""
@@ -66,7 +68,7 @@ class Core:
         pool = self.pools.get(database)
         if pool is None:
             origin = replace(self.settings.origin, database=database.decode("utf-8", "replace"))
-            pool = Pool(replace(self.settings, origin=origin), self.effects)
+            pool = Pool(replace(self.settings, origin=origin), self.effects, self.counters)
             self.pools[database] = pool
         return pool
 

@@ -160,7 +160,9 @@ def _pins(shown: ClientSession) -> bytes:
         if client.pool is shown.pool
         for reason in reasons(client.pinned)
     )
-    rows = [(reason, now[reason], count) for reason, count in sorted(shown.pool.pins.items())]
+    rows = [
+        (reason, now[reason], count) for reason, count in sorted(shown.core.counters.pins.items())
+    ]
     return _table("reason,sessions,times", rows)
 
 
@@ -173,8 +175,8 @@ def _pool(shown: ClientSession) -> bytes:
         ("idle", len(pool.idle)),
         ("clients", clients),
         ("waiting", len(pool.waiting)),
-        ("link_seconds", f"{pool.link_seconds:.3f}"),
-        ("pinned_seconds", f"{pool.pinned_seconds:.3f}"),
+        ("link_seconds", f"{shown.core.counters.link_seconds:.3f}"),
+        ("pinned_seconds", f"{shown.core.counters.pinned_seconds:.3f}"),
     ]
     return _table("name,value", rows)
 
