@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         Connection,
         ConnectionPool,
         Proxy,
+        ProxyStats,
         binding,
         connect,
     )
@@ -98,6 +99,7 @@ __all__ = [
     "ProtocolError",
     "Proxy",
     "ProxyStartError",
+    "ProxyStats",
     "Time",
     "TimeFromTicks",
     "Timestamp",

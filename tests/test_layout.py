@@ -42,6 +42,7 @@ MAY_IMPORT = {
         "proxy.settings",
         "bindings.connection_string",
     },
+    "proxy.admin": {"protocol", "proxy.core"},
     "proxy": {"protocol", "sql", "bindings.connection_string", "registry"},
     "demo": {"", "bindings", "client", "origin", "proxy.spawn"},
     "cli": {"", "bindings", "client", "origin", "proxy", "demo", "running"},

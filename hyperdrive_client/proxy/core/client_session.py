@@ -21,9 +21,10 @@ from ...sql.facts import (
     facts_of,
     reset_names,
 )
+from ...version import __version__
 from . import client_statements, client_transactions, reports
 from . import expected as e
-from .client_startup import ClientStartup, Refused
+from .client_startup import CONSOLE, ClientStartup, Refused
 from .effects import CloseClient, PauseClient, ResumeClient, SendToClient, SendToOrigin
 from .expected import SKIP, Expected
 from .origin_startup import ConnectFailure
@@ -55,7 +56,7 @@ from .statements import (
 )
 
 if TYPE_CHECKING:
-    from .core import Core
+    from .core import Conversation, Core
     from .origin_session import OriginSession
 
 
@@ -75,6 +76,8 @@ class ClientState(Enum):
     """Linked; what is to be done depends on answers that are still to come."""
     CANCELLING = "cancelling"
     """Here only to cancel what another session does."""
+    CONSOLE = "console"
+    """Here only to see what the proxy does."""
     CLOSED = "closed"
 
 
@@ -88,6 +91,15 @@ MAX_HELD_BYTES = 64 * 1024
 SHUTTING_DOWN = m.error_response(
     "57P01", "terminating connection due to administrator command", severity="FATAL"
 )
+# What drivers look for at start-up.
+_CONSOLE_REPORTED = {
+    b"client_encoding": b"UTF8",
+    b"DateStyle": b"ISO, MDY",
+    b"integer_datetimes": b"on",
+    b"server_encoding": b"UTF8",
+    b"server_version": __version__.encode(),
+    b"standard_conforming_strings": b"on",
+}
 _CANCELLED = ConnectFailure("57014", "canceling statement due to user request", False)
 
 _EXTENDED = frozenset((m.PARSE, m.BIND, m.DESCRIBE, m.EXECUTE, m.CLOSE))
@@ -116,6 +128,7 @@ class ClientSession:
         """When something last came from it, or for it."""
         self.handle: Any = None
         self.startup: ClientStartup | None = ClientStartup(core.doorkeeper)
+        self.console: Conversation | None = None
         self.process_id = 0
         self.secret_key = b""
         self.framer = client_framer()
@@ -206,6 +219,8 @@ class ClientSession:
                 self._check_framing()
             elif self.state is ClientState.STARTUP:
                 self._start(data, now)
+            elif self.state is ClientState.CONSOLE:
+                self._consult(data, now)
             elif self.state is not ClientState.CLOSED:
                 self._hold(data)
         except Refused as refusal:
@@ -282,6 +297,15 @@ class ClientSession:
             assert startup.startup is not None
             self.startup = None
             self.core.admit(self, startup.minor)
+            if self.core.draining:
+                self.shut_down(now)
+                return
+            if startup.database == CONSOLE and self.core.open_console is not None:
+                self.console = self.core.open_console(self.core)
+                self.state = ClientState.CONSOLE
+                self._greet(_CONSOLE_REPORTED)
+                self._consult(startup.rest, now)
+                return
             parameters = startup.startup.parameters
             self.settings = startup_settings(parameters)
             self.application_name = application_name(parameters)
@@ -289,9 +313,6 @@ class ClientSession:
             self.reports = asks_for_reports(parameters)
             self.pool = self.core.pool_of(startup.database)
             self._held.append(startup.rest)
-            if self.core.draining:
-                self.shut_down(now)
-                return
             profile = self.pool.profile(self.settings)
             if profile is not None:
                 self._welcome(profile, now)
@@ -302,7 +323,12 @@ class ClientSession:
     def _welcome(self, profile: Profile, now: float) -> None:
         self.settings = self.initial = profile.settings
         self.reported = profile.reported
-        statuses = [m.parameter_status(*item) for item in profile.reported.items()]
+        self._greet(profile.reported)
+        self.state = _IDLE
+        self._resume(now)
+
+    def _greet(self, reported: Mapping[bytes, bytes]) -> None:
+        statuses = [m.parameter_status(*item) for item in reported.items()]
         self.send(
             b"".join(statuses)
             + m.parameter_status(b"application_name", self.application_name)
@@ -310,8 +336,22 @@ class ClientSession:
             + m.backend_key_data(self.process_id, self.secret_key)
             + m.ready_for_query(m.IDLE)
         )
-        self.state = _IDLE
-        self._resume(now)
+
+    # The console.
+
+    def _consult(self, data: bytes, now: float) -> None:
+        """Answer without any origin."""
+        assert self.console is not None
+        buffer, messages, _ = self.framer.feed(data)
+        answers = []
+        for kind, position, stop in messages:
+            if kind == m.TERMINATE:
+                self.close(now)
+                return
+            answers.append(self.console.answer(kind, buffer[position + 5 : stop]))
+        if any(answers):
+            self.send(b"".join(answers))
+        self._check_framing()
 
     # The link.
 

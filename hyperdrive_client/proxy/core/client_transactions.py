@@ -96,7 +96,9 @@ def ends_early(
 
 def end_early(client: ClientSession, origin: OriginSession, message: bytes, now: float) -> None:
     commits = facts_of(message[5:-1]).command == COMMIT
-    client.send(_complete(b"COMMIT" if commits else b"ROLLBACK") + m.ready_for_query(m.IDLE))
+    client.send(
+        m.command_complete(b"COMMIT" if commits else b"ROLLBACK") + m.ready_for_query(m.IDLE)
+    )
     client.unnamed = None
     client.pool.end_early(origin, message)
     client.unlinked(now)
@@ -150,7 +152,7 @@ def answers_alone(client: ClientSession, chunk: Chunk, index: int) -> int:
         if not tag:
             return 0
         client.unnamed = None
-        client.send(_complete(tag) + m.ready_for_query(client.status))
+        client.send(m.command_complete(tag) + m.ready_for_query(client.status))
         return 1
     if kind != m.PARSE or buffer[position + 5] or stop > position + 200:
         return 0
@@ -189,9 +191,5 @@ def answer_batch(client: ClientSession, buffer: bytes, messages: list[tuple[int,
     if not tag:
         return 0
     client.unnamed = client.pool.registry.get(text, types, client.settings)
-    client.send(b"".join(answers) + _complete(tag) + m.ready_for_query(client.status))
+    client.send(b"".join(answers) + m.command_complete(tag) + m.ready_for_query(client.status))
     return len(messages)
-
-
-def _complete(tag: bytes) -> bytes:
-    return m.message(m.COMMAND_COMPLETE, tag + b"\x00")
