@@ -14,6 +14,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from hyperdrive_client.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from psycopg import (
         BINARY,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
         Connection,
         ConnectionPool,
         Proxy,
+        ProxyStats,
         binding,
         connect,
     )
@@ -63,8 +66,6 @@ if TYPE_CHECKING:
         ProtocolError,
         ProxyStartError,
     )
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BINARY",
@@ -98,6 +99,7 @@ __all__ = [
     "ProtocolError",
     "Proxy",
     "ProxyStartError",
+    "ProxyStats",
     "Time",
     "TimeFromTicks",
     "Timestamp",

@@ -37,6 +37,10 @@ __all__ = [
 ]
 
 
+ORIGIN_IS_A_PROXY = "The origin is a Hyperdrive proxy itself"
+"""How the text of the error begins that a proxy gives to clients then."""
+
+
 class HyperdriveError(Exception):
     """Base of every exception that this package defines."""
 

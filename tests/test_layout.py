@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "": {"bindings", "client"},
     "errors": set[str](),
     "registry": {"bindings"},
+    "version": set[str](),
     "bindings": set[str](),
     "client": {"", "bindings", "registry", "proxy.spawn", "proxy.detached", "proxy.settings"},
     "integrations": {"", "client", "bindings", "origin", "proxy.spawn"},
@@ -42,6 +43,7 @@ MAY_IMPORT = {
         "proxy.settings",
         "bindings.connection_string",
     },
+    "proxy.admin": {"protocol", "proxy.core"},
     "proxy": {"protocol", "sql", "bindings.connection_string", "registry"},
     "demo": {"", "bindings", "client", "origin", "proxy.spawn"},
     "cli": {"", "bindings", "client", "origin", "proxy", "demo", "running"},
@@ -114,7 +116,7 @@ def objection(importer: str, found: Import, package: Path) -> str | None:
     if not is_in(found.target, package.name):
         return None
     target = module_of(found.target, package)
-    if any(is_in(target, module) for module in MAY_IMPORT[here] | {here, "errors"}):
+    if any(is_in(target, module) for module in MAY_IMPORT[here] | {here, "errors", "version"}):
         return None
     return f"is not for {here or package.name}"
 

@@ -12,6 +12,7 @@ from hyperdrive_client.client.pool_size import (
 )
 from hyperdrive_client.client.proxied_binding import binding
 from hyperdrive_client.client.proxy import AsyncProxy, Proxy
+from hyperdrive_client.client.stats import ProxyStats
 
 __all__ = [
     "MAX_POOL_SIZE",
@@ -21,6 +22,7 @@ __all__ = [
     "Connection",
     "ConnectionPool",
     "Proxy",
+    "ProxyStats",
     "binding",
     "connect",
     "drop_connections_after_fork",

@@ -44,11 +44,21 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
         way = await _route(conninfo, config, env, kwargs)
         try:
             return await super().connect("", **arguments, **way.parameters)
-        except psycopg.OperationalError:
-            if way.proxy is None or not await asyncio.to_thread(way.is_dead):
+        except psycopg.OperationalError as error:
+            if way.proxy is None or not await asyncio.to_thread(way.has_changed, error):
                 raise
         way = await _route(conninfo, config, env, kwargs)
         return await super().connect("", **arguments, **way.parameters)
+
+    @property
+    def last_pin(self) -> str | None:
+        """As ``Connection.last_pin``."""
+        return self.info.parameter_status("hyperdrive.last_pin")
+
+    @property
+    def last_wait(self) -> str | None:
+        """As ``Connection.last_wait``."""
+        return self.info.parameter_status("hyperdrive.last_wait")
 
 
 async def _route(conninfo: object, *others: Any) -> Route:

@@ -51,11 +51,30 @@ class Connection(psycopg.Connection[Row]):
         way = route(conninfo, config, env, kwargs)
         try:
             return super().connect("", **arguments, **way.parameters)
-        except psycopg.OperationalError:
-            if not way.is_dead():
+        except psycopg.OperationalError as error:
+            if not way.has_changed(error):
                 raise
         way = route(conninfo, config, env, kwargs)
         return super().connect("", **arguments, **way.parameters)
+
+    @property
+    def last_pin(self) -> str | None:
+        """Why the session was last pinned to an origin connection: the reasons, as in ``SHOW
+        hyperdrive.sessions``, such as ``temporary object, LISTEN``.
+
+        ``None`` if it never was, or if there is no proxy. The proxy finds it out behind the
+        transaction, and the connection hears of it with the next answer.
+        """
+        return self.info.parameter_status("hyperdrive.last_pin")
+
+    @property
+    def last_wait(self) -> str | None:
+        """What the session last waited for before a statement could go to the origin, and for how
+        long: ``all 5 origin connections in use, 0.035 s``.
+
+        ``None`` if it never had to, or if there is no proxy.
+        """
+        return self.info.parameter_status("hyperdrive.last_wait")
 
 
 connect = Connection.connect

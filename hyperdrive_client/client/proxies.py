@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 _proxies: dict[tuple[str, Origin], LocalProxy | SharedProxy] = {}
 _lock = threading.Lock()
+_found_to_be_proxies: set[Origin] = set()
+"""Origins that are proxies of ours, on another host perhaps."""
 
 
 def proxy_for(resolution: Resolution) -> LocalProxy | SharedProxy | None:
@@ -28,7 +30,7 @@ def proxy_for(resolution: Resolution) -> LocalProxy | SharedProxy | None:
     """
     where = variables.where()
     origin = resolution.origin
-    if where == "off" or resolution.hosted:
+    if where == "off" or resolution.hosted or origin in _found_to_be_proxies:
         return None
     with _lock:
         proxy = _proxies.get((where, origin))
@@ -45,6 +47,19 @@ def proxy_for(resolution: Resolution) -> LocalProxy | SharedProxy | None:
 def is_a_proxy(origin: Origin) -> bool:
     """Whether a connection string leads to a running proxy of ours."""
     return is_one_of_ours(origin) or shared_proxy_at(origin) is not None
+
+
+def was_found_to_be_a_proxy(origin: Origin) -> bool:
+    """Whether a proxy that was put in front of this origin has refused it as a proxy of ours."""
+    return origin in _found_to_be_proxies
+
+
+def found_to_be_a_proxy(origin: Origin) -> None:
+    """Have an origin connected to straight from now on, and end what was put in front of it."""
+    with _lock:
+        _found_to_be_proxies.add(origin)
+        for key in [key for key in _proxies if key[1] == origin]:
+            _proxies.pop(key).close()
 
 
 def _found_or_started(where: str, origin: Origin) -> LocalProxy | SharedProxy:

@@ -15,6 +15,7 @@ from hyperdrive_client.client.connection_fields import ConnectionFields
 from hyperdrive_client.client.local_proxy import LocalProxy, Mode
 from hyperdrive_client.client.proxies import is_a_proxy
 from hyperdrive_client.client.route import resolution_of
+from hyperdrive_client.client.stats import ProxyStats, stats_of
 from hyperdrive_client.errors import ConfigurationError, ProxyStartError
 
 
@@ -102,6 +103,13 @@ class Proxy(_Proxy):
         """Stop it and wait until it has gone; a second time does nothing."""
         self._close()
 
+    def stats(self) -> ProxyStats:
+        """Return what it has done so far; the origin is not asked.
+
+        Raises ``ProxyStartError`` if it is not started, and ``OperationalError`` if it has died.
+        """
+        return stats_of(self._door())
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -135,6 +143,10 @@ class AsyncProxy(_Proxy):
     async def close(self) -> None:
         """Stop it and wait until it has gone; a second time does nothing."""
         await asyncio.to_thread(self._close)
+
+    async def stats(self) -> ProxyStats:
+        """As ``Proxy.stats``."""
+        return await asyncio.to_thread(stats_of, self._door())
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from os import PathLike
@@ -10,11 +11,16 @@ from typing import Any, NamedTuple
 
 from psycopg.abc import ConnParam
 
-from hyperdrive_client.bindings import Resolution, resolve_target
+from hyperdrive_client.bindings import Origin, Resolution, resolve_target
 from hyperdrive_client.client.local_proxy import LocalProxy
-from hyperdrive_client.client.proxies import is_a_proxy, proxy_for
+from hyperdrive_client.client.proxies import (
+    found_to_be_a_proxy,
+    is_a_proxy,
+    proxy_for,
+    was_found_to_be_a_proxy,
+)
 from hyperdrive_client.client.shared_proxy import SharedProxy
-from hyperdrive_client.errors import ConfigurationError
+from hyperdrive_client.errors import ORIGIN_IS_A_PROXY, ConfigurationError
 
 # What decides where a connection leads and as whom. As arguments they would lead past the proxy.
 _ORIGIN_PARAMETERS = frozenset(
@@ -49,11 +55,19 @@ class Route(NamedTuple):
 
     parameters: dict[str, Any]
     proxy: LocalProxy | SharedProxy | None
+    origin: Origin
 
-    def is_dead(self) -> bool:
-        """Whether the proxy has ended, so that another attempt gets a new one."""
+    def has_changed(self, error: Exception) -> bool:
+        """Whether another attempt goes another way, after one that met this error.
+
+        The proxy has ended, so there will be a new one; or it has found that the origin is a proxy
+        itself, and so is not needed.
+        """
         if self.proxy is None:
             return False
+        if ORIGIN_IS_A_PROXY in str(error):
+            found_to_be_a_proxy(self.origin)
+            return True
         deadline = time.monotonic() + _DEATH_SECONDS
         while self.proxy.is_running:
             if time.monotonic() >= deadline:
@@ -91,10 +105,16 @@ def route(
     origin = resolution.origin if proxy is None else proxy.door
     # PGHOSTADDR would lead past the host that is meant.
     parameters: dict[str, Any] = {"hostaddr": "", **origin.libpq_parameters()}
-    if proxy is not None or is_a_proxy(origin):
+    is_ours = proxy is not None or is_a_proxy(origin)
+    if is_ours:
         # A proxy has neither GSSAPI nor TLS to bind to, whatever the environment asks for.
         parameters |= {"gssencmode": "disable", "channel_binding": "disable"}
-    return Route(parameters | given, proxy)
+    parameters |= given
+    if is_ours or was_found_to_be_a_proxy(origin):
+        # Our parameter would hide that of the environment.
+        options = parameters.get("options", os.environ.get("PGOPTIONS", ""))
+        parameters["options"] = f"-c hyperdrive.report=on {options}".rstrip()
+    return Route(parameters, proxy, resolution.origin)
 
 
 def _path(config: str | int | PathLike[str]) -> Path:

@@ -73,6 +73,8 @@ CLOSE_COMPLETE_MESSAGE = b"3\x00\x00\x00\x04"
 HEADER = Struct(">BI")
 INT32 = Struct(">I")
 INT16 = Struct(">H")
+# Of a RowDescription, behind the column's name: table, column, type's OID, size, modifier, format.
+_TEXT_FIELD = Struct(">xIHIhih").pack(0, 0, 25, -1, -1, 0)
 
 
 def message(kind: int, body: bytes) -> bytes:
@@ -122,6 +124,16 @@ def error_response(
     return message(ERROR_RESPONSE, body + b"\x00")
 
 
+def command_complete(tag: bytes) -> bytes:
+    return message(COMMAND_COMPLETE, tag + b"\x00")
+
+
+def data_row(values: Iterable[bytes]) -> bytes:
+    """A DataRow without NULLs."""
+    columns = [INT32.pack(len(value)) + value for value in values]
+    return message(DATA_ROW, INT16.pack(len(columns)) + b"".join(columns))
+
+
 def execute(portal: bytes = b"", rows: int = 0) -> bytes:
     return message(EXECUTE, portal + b"\x00" + INT32.pack(rows))
 
@@ -159,6 +171,12 @@ def query(text: bytes) -> bytes:
 
 def ready_for_query(status: int) -> bytes:
     return b"Z\x00\x00\x00\x05" + bytes((status,))
+
+
+def row_description(columns: Iterable[bytes]) -> bytes:
+    """A RowDescription of columns of type text, in text format, that belong to no table."""
+    fields = [name + _TEXT_FIELD for name in columns]
+    return message(ROW_DESCRIPTION, INT16.pack(len(fields)) + b"".join(fields))
 
 
 def sasl_initial_response(mechanism: bytes, data: bytes) -> bytes:

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 from ..errors import HyperdriveError, ProxyStartError
+from .admin.console import Console
 from .core.core import Core
 from .net.listener import Server, listen
 from .net.network import TICK_SECONDS, Network
@@ -112,7 +113,7 @@ class _Worker:
         self, settings: Settings, loop: asyncio.AbstractEventLoop, leave: Callable[[], bool]
     ) -> None:
         self.settings = settings
-        self.core = Core(settings)
+        self.core = Core(settings, Console)
         self.network = Network(self.core, loop)
         self._loop = loop
         self._leave = leave
@@ -158,7 +159,7 @@ class _Worker:
 
     def _end_unused(self) -> None:
         timeout, now = self.settings.limits.proxy_idle_timeout, self._loop.time()
-        if self.core.clients or not timeout:
+        if self.core.has_clients or not timeout:
             self._used_at = now
         elif now - self._used_at >= timeout and self._leave():
             self.stop()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
 import hyperdrive_client
+from hyperdrive_client.bindings import parse_connection_string
+from hyperdrive_client.proxy.settings import Settings
+from hyperdrive_client.proxy.spawn import RunningProxy, ThreadProxy
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +58,20 @@ def run_python(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         return done.stdout.split()
 
     return run
+
+
+@pytest.fixture
+def foreign_proxy(database: str) -> Iterator[RunningProxy]:
+    """A proxy that this process does not know to be one, as on another host."""
+    origin = parse_connection_string(database)
+    proxy = ThreadProxy(Settings(origin, "visitor", "entry"))
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def foreign_url(foreign_proxy: RunningProxy) -> str:
+    """What ``hyperdrive serve`` would print there."""
+    settings = foreign_proxy.settings
+    database = settings.origin.database
+    return f"postgresql://visitor:entry@127.0.0.1:{settings.port}/{database}?sslmode=disable"

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from hyperdrive_client import AsyncConnection, BindingError, ConfigurationError
+from hyperdrive_client import AsyncConnection, BindingError, ConfigurationError, Proxy
 
 BACKEND = "SELECT application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 
@@ -68,3 +68,24 @@ async def test_connections_at_once_share_a_proxy(in_thread: None, database: str)
     assert len({connection.info.port for connection in connections}) == 1
     for connection in connections:
         await connection.close()
+
+
+async def test_why_it_was_pinned_and_what_it_waited_for(database: str) -> None:
+    with Proxy(database, mode="thread") as proxy:
+        async with await AsyncConnection.connect(
+            proxy.connection_string, autocommit=True
+        ) as connection:
+            assert connection.last_pin is None
+            assert connection.last_wait is not None
+            assert connection.last_wait.startswith("opening an origin connection, ")
+            await connection.execute("LISTEN a")
+            await connection.execute("SELECT 1")
+            assert connection.last_pin == "LISTEN"
+
+
+async def test_a_proxy_that_is_not_known_as_one_is_connected_to_straight(
+    in_thread: None, foreign_url: str
+) -> None:
+    for _ in range(2):
+        async with await AsyncConnection.connect(foreign_url) as connection:
+            assert f":{connection.info.port}/" in foreign_url

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -297,3 +299,67 @@ def test_a_straight_connection_loads_no_proxy(
     """
     names = ("user", "password", "host", "port", "dbname")
     assert run_python(source, *(parameters[name] for name in names)) == ["postgres", "False"]
+
+
+class TestReports:
+    def test_why_it_was_pinned(self, in_thread: None, database: str) -> None:
+        with connect(database, autocommit=True) as connection:
+            assert connection.last_pin is None
+            connection.execute("LISTEN a")
+            connection.execute("CREATE TEMP TABLE t ()")
+            connection.execute("SELECT 1")
+            assert connection.last_pin == "temporary object, LISTEN"
+
+    def test_what_it_waited_for(self, database: str) -> None:
+        with (
+            Proxy(database, mode="thread", origin_connection_limit=1) as proxy,
+            connect(proxy.connection_string) as first,
+            connect(proxy.connection_string) as second,
+        ):
+            assert first.last_wait is not None
+            assert re.fullmatch(r"opening an origin connection, \d\.\d{3} s", first.last_wait)
+            assert second.last_wait is None
+            first.execute("CREATE TABLE t ()")
+            with ThreadPoolExecutor(1) as threads:
+                answer = threads.submit(second.execute, "SELECT 1")
+                while not proxy.stats().waiting:
+                    pass
+                first.commit()
+                answer.result()
+            assert second.last_wait is not None
+            assert second.last_wait.startswith("all 1 origin connections in use, ")
+
+    def test_without_a_proxy_there_are_none(
+        self, monkeypatch: pytest.MonkeyPatch, postgres_dsn: str
+    ) -> None:
+        monkeypatch.setenv("HYPERDRIVE_PROXY", "off")
+        with connect(postgres_dsn) as connection:
+            assert (connection.last_pin, connection.last_wait) == (None, None)
+
+
+class TestAProxyThatIsNotKnownAsOne:
+    """``hyperdrive serve`` on another host."""
+
+    def test_it_is_connected_to_straight(self, mode: str, foreign_url: str) -> None:
+        for _ in range(2):
+            with connect(foreign_url, autocommit=True) as connection:
+                port = int(foreign_url.split(":")[3].split("/")[0])
+                assert connection.info.port == port
+                connection.execute("LISTEN a")
+                connection.execute("SELECT 1")
+                assert connection.last_pin == "LISTEN"
+
+    def test_by_many_at_once(self, in_thread: None, foreign_url: str) -> None:
+        def reach(_: int) -> int:
+            with connect(foreign_url) as connection:
+                return connection.info.port
+
+        with ThreadPoolExecutor(8) as threads:
+            assert len(set(threads.map(reach, range(16)))) == 1
+
+    def test_a_proxy_in_front_of_it_says_what_is_wrong(self, foreign_url: str) -> None:
+        with (
+            Proxy(foreign_url, mode="thread") as proxy,
+            pytest.raises(psycopg.OperationalError, match="is a Hyperdrive proxy itself"),
+        ):
+            psycopg.connect(proxy.connection_string)

@@ -14,6 +14,7 @@ API = {
     "binding",
     "Proxy",
     "AsyncProxy",
+    "ProxyStats",
 }
 # PEP 249, "Module Interface" and "Type Objects and Constructors".
 GLOBALS = {"apilevel", "threadsafety", "paramstyle"}

@@ -14,12 +14,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 from hyperdrive_client.proxy import spawn
 from hyperdrive_client.proxy.core import core
 from hyperdrive_client.proxy.core.client_session import ClientSession
+from hyperdrive_client.proxy.core.counters import Counters
 from hyperdrive_client.proxy.core.effects import ConnectOrigin, Effect
 from hyperdrive_client.proxy.core.origin_session import OriginSession, OriginState
 from hyperdrive_client.proxy.core.pool import Pool
@@ -32,8 +32,8 @@ links: list[tuple[float, int]] = []
 class RotatingPool(Pool):
     """A pool whose origin connections take turns."""
 
-    def __init__(self, settings: Settings, effects: list[Effect]) -> None:
-        super().__init__(settings, effects)
+    def __init__(self, settings: Settings, effects: list[Effect], counters: Counters) -> None:
+        super().__init__(settings, effects, counters)
         pools.append(self)
 
     def acquire(self, client: ClientSession, now: float) -> bool:
@@ -70,11 +70,12 @@ class RotatingPool(Pool):
 def main() -> None:
     vars(core)["Pool"] = RotatingPool
     spawn.main()
+    counters = pools[0].counters
     report = {
         "links": links,
-        "link_seconds": sum(pool.link_seconds for pool in pools),
-        "pinned_seconds": sum(pool.pinned_seconds for pool in pools),
-        "pins": sum((pool.pins for pool in pools), Counter()),
+        "link_seconds": counters.link_seconds,
+        "pinned_seconds": counters.pinned_seconds,
+        "pins": counters.pins,
     }
     Path(sys.argv[1]).write_text(json.dumps(report), encoding="utf-8")
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from hyperdrive_client.bindings.connection_string import Address, Origin
 from hyperdrive_client.protocol import messages as m
 from hyperdrive_client.protocol.scram import SCRAM_SHA_256, ScramClient, ScramCredentials
+from hyperdrive_client.proxy.admin.console import Console
 from hyperdrive_client.proxy.core import effects as do
 from hyperdrive_client.proxy.core.client_session import ClientSession, ClientState
 from hyperdrive_client.proxy.core.core import Core
@@ -74,7 +75,7 @@ class World:
         settings = Settings(
             origin=origin, user="visitor", password="entry", auth=auth, limits=LIMITS
         )
-        self.core = Core(settings)
+        self.core = Core(settings, Console)
         self.now = 1000.0
         self.clients: list[Client] = []
         self.backends: list[Backend] = []

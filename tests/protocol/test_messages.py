@@ -149,6 +149,31 @@ def test_error_response(sqlstate: str, text: str, severity: str, detail: str, hi
     assert m.error_fields(message[5:]) == {code: field.decode() for code, field in fields.items()}
 
 
+@given(TEXTS)
+def test_command_complete(tag: bytes) -> None:
+    body = Reader(m.command_complete(tag)).message("C")
+    assert body.string() == tag
+    body.end()
+
+
+@given(st.lists(st.binary(max_size=20), max_size=5))
+def test_data_row(values: list[bytes]) -> None:
+    body = Reader(m.data_row(iter(values))).message("D")
+    assert [body.take(body.integer(32)) for _ in range(body.integer(16))] == values
+    body.end()
+
+
+@given(st.lists(TEXTS, max_size=5))
+def test_row_description(names: list[bytes]) -> None:
+    body = Reader(m.row_description(iter(names))).message("T")
+    for _, name in zip(range(body.integer(16)), names, strict=True):
+        assert body.string() == name
+        assert [body.integer(bits) for bits in (32, 16)] == [0, 0]
+        # text, of any length and without a modifier, as text.
+        assert [body.integer(bits) for bits in (32, 16, 32, 16)] == [25, 0xFFFF, 0xFFFFFFFF, 0]
+    body.end()
+
+
 @given(TEXTS, INT32)
 def test_execute(portal: bytes, rows: int) -> None:
     reader = Reader(m.execute(portal, rows))
@@ -332,6 +357,21 @@ def test_libpq_obeys_our_choice_of_protocol(meet: Meet, minor: int) -> None:
     connection, _, first = meet("user=me max_protocol_version=3.2", answer + welcome)
     assert first[4:8] == b"\x00\x03\x00\x02"
     assert connection.full_protocol_version == 30000 + minor
+
+
+def test_libpq_reads_our_rows(meet: Meet) -> None:
+    connection, peer, _ = meet("user=me", WELCOME)
+    connection.send_query(b"SHOW STATS")
+    peer.sendall(
+        m.row_description((b"name", b"value"))
+        + m.data_row((b"waits", b"7"))
+        + m.command_complete(b"SHOW")
+        + m.ready_for_query(m.IDLE)
+    )
+    [result] = results(connection)
+    assert (result.fname(1), result.ftype(1), result.fformat(1)) == (b"value", 25, 0)
+    assert [result.get_value(0, column) for column in (0, 1)] == [b"waits", b"7"]
+    assert result.command_status == b"SHOW"
 
 
 def test_libpq_reads_our_errors(meet: Meet) -> None:

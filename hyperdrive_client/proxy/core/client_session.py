@@ -21,15 +21,17 @@ from ...sql.facts import (
     facts_of,
     reset_names,
 )
-from . import client_statements, client_transactions
+from ...version import __version__
+from . import client_statements, client_transactions, reports
 from . import expected as e
-from .client_startup import ClientStartup, Refused
+from .client_startup import CONSOLE, ClientStartup, Refused
 from .effects import CloseClient, PauseClient, ResumeClient, SendToClient, SendToOrigin
 from .expected import SKIP, Expected
 from .origin_startup import ConnectFailure
 from .own_statements import ends_itself, signalled, substitute
 from .pool import LOST
 from .read_back import SEQUENCES, UNREADABLE, reasons
+from .reports import MARKER
 from .request_fields import (
     bound_name,
     malformed,
@@ -43,6 +45,7 @@ from .session_variables import (
     Settings,
     after_transaction,
     application_name,
+    asks_for_reports,
     startup_settings,
 )
 from .statements import (
@@ -53,7 +56,7 @@ from .statements import (
 )
 
 if TYPE_CHECKING:
-    from .core import Core
+    from .core import Conversation, Core
     from .origin_session import OriginSession
 
 
@@ -73,6 +76,8 @@ class ClientState(Enum):
     """Linked; what is to be done depends on answers that are still to come."""
     CANCELLING = "cancelling"
     """Here only to cancel what another session does."""
+    CONSOLE = "console"
+    """Here only to see what the proxy does."""
     CLOSED = "closed"
 
 
@@ -86,6 +91,15 @@ MAX_HELD_BYTES = 64 * 1024
 SHUTTING_DOWN = m.error_response(
     "57P01", "terminating connection due to administrator command", severity="FATAL"
 )
+# What drivers look for at start-up.
+_CONSOLE_REPORTED = {
+    b"client_encoding": b"UTF8",
+    b"DateStyle": b"ISO, MDY",
+    b"integer_datetimes": b"on",
+    b"server_encoding": b"UTF8",
+    b"server_version": __version__.encode(),
+    b"standard_conforming_strings": b"on",
+}
 _CANCELLED = ConnectFailure("57014", "canceling statement due to user request", False)
 
 _EXTENDED = frozenset((m.PARSE, m.BIND, m.DESCRIBE, m.EXECUTE, m.CLOSE))
@@ -114,11 +128,18 @@ class ClientSession:
         """When something last came from it, or for it."""
         self.handle: Any = None
         self.startup: ClientStartup | None = ClientStartup(core.doorkeeper)
+        self.console: Conversation | None = None
         self.process_id = 0
         self.secret_key = b""
         self.framer = client_framer()
         self.origin: OriginSession | None = None
+        self.waits_for = ""
+        """Why it has no link yet, or must not use it; nothing while it need not wait."""
         self.waiting_since = now
+        self.reports = False
+        """It has asked to be told of its waits and pins."""
+        self.untold: dict[bytes, bytes] = {}
+        """What it is to be told where no message is cut by it."""
         self.initial: Settings = ()
         """What it asked for at start-up, and RESET brings back."""
         self.settings: Settings = ()
@@ -198,6 +219,8 @@ class ClientSession:
                 self._check_framing()
             elif self.state is ClientState.STARTUP:
                 self._start(data, now)
+            elif self.state is ClientState.CONSOLE:
+                self._consult(data, now)
             elif self.state is not ClientState.CLOSED:
                 self._hold(data)
         except Refused as refusal:
@@ -254,6 +277,9 @@ class ClientSession:
             origin.abandon(now, vanished=vanished)
         self._link_ended(now, has_link)
         self.pinned = 0
+        # Nothing is told any more.
+        self.reports = False
+        reports.has_waited(self, now)
 
     # Start-up.
 
@@ -271,14 +297,22 @@ class ClientSession:
             assert startup.startup is not None
             self.startup = None
             self.core.admit(self, startup.minor)
-            parameters = startup.startup.parameters
-            self.settings = startup_settings(parameters)
-            self.application_name = application_name(parameters)
-            self.pool = self.core.pool_of(startup.database)
-            self._held.append(startup.rest)
             if self.core.draining:
                 self.shut_down(now)
                 return
+            if startup.database == CONSOLE and self.core.open_console is not None:
+                self.console = self.core.open_console(self.core)
+                self.state = ClientState.CONSOLE
+                self._greet(_CONSOLE_REPORTED)
+                self._consult(startup.rest, now)
+                return
+            parameters = startup.startup.parameters
+            self.settings = startup_settings(parameters)
+            self.application_name = application_name(parameters)
+            self.core.counters.clients += 1
+            self.reports = asks_for_reports(parameters)
+            self.pool = self.core.pool_of(startup.database)
+            self._held.append(startup.rest)
             profile = self.pool.profile(self.settings)
             if profile is not None:
                 self._welcome(profile, now)
@@ -289,15 +323,35 @@ class ClientSession:
     def _welcome(self, profile: Profile, now: float) -> None:
         self.settings = self.initial = profile.settings
         self.reported = profile.reported
-        statuses = [m.parameter_status(*item) for item in profile.reported.items()]
+        self._greet(profile.reported)
+        self.state = _IDLE
+        self._resume(now)
+
+    def _greet(self, reported: Mapping[bytes, bytes]) -> None:
+        statuses = [m.parameter_status(*item) for item in reported.items()]
         self.send(
             b"".join(statuses)
             + m.parameter_status(b"application_name", self.application_name)
+            + MARKER
             + m.backend_key_data(self.process_id, self.secret_key)
             + m.ready_for_query(m.IDLE)
         )
-        self.state = _IDLE
-        self._resume(now)
+
+    # The console.
+
+    def _consult(self, data: bytes, now: float) -> None:
+        """Answer without any origin."""
+        assert self.console is not None
+        buffer, messages, _ = self.framer.feed(data)
+        answers = []
+        for kind, position, stop in messages:
+            if kind == m.TERMINATE:
+                self.close(now)
+                return
+            answers.append(self.console.answer(kind, buffer[position + 5 : stop]))
+        if any(answers):
+            self.send(b"".join(answers))
+        self._check_framing()
 
     # The link.
 
@@ -309,6 +363,7 @@ class ClientSession:
                 self.state = _WAITING
             return
         if self.state is ClientState.JOINING:
+            reports.has_waited(self, now)
             profile = self.pool.learn(self.settings, origin)
             self.origin = None
             origin.client = None
@@ -318,6 +373,8 @@ class ClientSession:
         waited = self.state is _WAITING
         self.state = _LINKED
         self._link_began = now
+        if waited:
+            reports.has_waited(self, now)
         if origin.reported is not self.reported:
             self._report(origin.reported)
         if waited:
@@ -325,9 +382,11 @@ class ClientSession:
 
     def _link_ended(self, now: float, had_link: bool = True) -> None:
         if had_link:
-            self.pool.link_seconds += now - self._link_began
+            counters = self.pool.counters
+            counters.links += 1
+            counters.link_seconds += now - self._link_began
             if self.pinned:
-                self.pool.pinned_seconds += now - self._pinned_since
+                counters.pinned_seconds += now - self._pinned_since
         self.origin = None
         self.reads_back = self._unreadable = self.may_end_early = False
 
@@ -336,6 +395,8 @@ class ClientSession:
         self._link_ended(now)
         self.state = _IDLE
         self.status = m.IDLE
+        if self.untold:
+            reports.tell(self)
         if self.core.draining:
             self.shut_down(now)
 
@@ -346,11 +407,13 @@ class ClientSession:
             return
         if self not in self.pool.held_back:
             self.state = _LINKED
+            reports.has_waited(self, now)
             self._resume(now)
 
     def link_failed(self, failure: ConnectFailure, now: float) -> None:
         """There will be no link: an error in place of what the client asked for."""
         self.origin = None
+        reports.has_waited(self, now)
         if self.state is ClientState.JOINING:
             self.send(failure.response("FATAL"))
             self.close(now)
@@ -469,14 +532,17 @@ class ClientSession:
 
     def pin(self, pinned: int, now: float) -> None:
         """Keep the link for as long as ``pinned`` is not 0."""
-        for reason in reasons(pinned & ~self.pinned):
-            self.pool.pins[reason] += 1
+        new = reasons(pinned & ~self.pinned)
+        for reason in new:
+            self.pool.counters.pins[reason] += 1
             logger.info("session %d keeps its origin connection: %s", self.process_id, reason)
         if pinned and not self.pinned:
             self._pinned_since = now
         elif self.pinned and not pinned:
-            self.pool.pinned_seconds += now - self._pinned_since
+            self.pool.counters.pinned_seconds += now - self._pinned_since
         self.pinned = pinned
+        if new:
+            reports.is_pinned(self)
 
     def _report(self, reported: Mapping[bytes, bytes]) -> None:
         """Tell the client of values that differ from what it was told."""
@@ -625,6 +691,7 @@ class ClientSession:
                                 self, origin, buffer, position, stop
                             )
                             if question:
+                                origin.counters.round_trips += 1
                                 pieces += (buffer[start:position], question)
                                 self._flush(origin, pieces, b"")
                                 self._stalled = (chunk, index)
@@ -674,6 +741,8 @@ class ClientSession:
                 elif kind == m.FLUSH:
                     if stop != position + 5:
                         raise malformed(kind)
+                    if expected:
+                        origin.counters.round_trips += 1
                 elif kind != m.COPY_DATA:
                     raise ClientProtocolError(f"invalid frontend message type {kind}")
                 if replacement is not None:

@@ -19,6 +19,9 @@ from ...protocol.startup import (
 )
 from ..settings import Settings
 
+# A virtual database: who names it talks to the proxy itself.
+CONSOLE = b"hyperdrive.console"
+
 # PostgreSQL answers one request of each kind before it wants the StartupMessage.
 _MAX_REQUESTS = 2
 
@@ -54,6 +57,12 @@ class Doorkeeper:
         """SQLSTATE and text for all who come now; cancel requests are taken all the same."""
         self.database = settings.origin.database.encode()
         self.any_database = settings.any_database
+        self.has_console = False
+
+    def admits(self, database: bytes) -> bool:
+        if database == CONSOLE and self.has_console:
+            return True
+        return self.any_database or database == self.database
 
     def verifier(self, user: bytes) -> ScramVerifier:
         """An unknown user gets one that nothing matches, so it can't be told from a known one."""
@@ -202,7 +211,7 @@ class ClientStartup:
                 user = self.user.decode("utf-8", "replace")
                 raise Refused("28000", f'certificate authentication failed for user "{user}"')
         database = self.database
-        if database != self._doorkeeper.database and not self._doorkeeper.any_database:
+        if not self._doorkeeper.admits(database):
             raise Refused(
                 "3D000", f'database "{database.decode("utf-8", "replace")}" does not exist'
             )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...protocol import messages as m
 from ...protocol.framing import Chunk
 from ...sql.facts import BEGIN, COMMIT, OTHER, Facts, facts_of
-from . import client_statements, inspection
+from . import client_statements, inspection, reports
 from .request_fields import lists_statements, parse_fields, text_of
 from .statements import NO_TYPES, LazyBegin
 
@@ -34,6 +34,7 @@ def is_held_back(client: ClientSession, buffer: bytes, kind: int, position: int,
         return False
     client.held_back_by = client.pool.endings
     client.pool.held_back.append(client)
+    reports.begins_to_wait(client, reports.OTHERS_ENDS, client.pool.now)
     return True
 
 
@@ -95,7 +96,9 @@ def ends_early(
 
 def end_early(client: ClientSession, origin: OriginSession, message: bytes, now: float) -> None:
     commits = facts_of(message[5:-1]).command == COMMIT
-    client.send(_complete(b"COMMIT" if commits else b"ROLLBACK") + m.ready_for_query(m.IDLE))
+    client.send(
+        m.command_complete(b"COMMIT" if commits else b"ROLLBACK") + m.ready_for_query(m.IDLE)
+    )
     client.unnamed = None
     client.pool.end_early(origin, message)
     client.unlinked(now)
@@ -149,7 +152,7 @@ def answers_alone(client: ClientSession, chunk: Chunk, index: int) -> int:
         if not tag:
             return 0
         client.unnamed = None
-        client.send(_complete(tag) + m.ready_for_query(client.status))
+        client.send(m.command_complete(tag) + m.ready_for_query(client.status))
         return 1
     if kind != m.PARSE or buffer[position + 5] or stop > position + 200:
         return 0
@@ -188,9 +191,5 @@ def answer_batch(client: ClientSession, buffer: bytes, messages: list[tuple[int,
     if not tag:
         return 0
     client.unnamed = client.pool.registry.get(text, types, client.settings)
-    client.send(b"".join(answers) + _complete(tag) + m.ready_for_query(client.status))
+    client.send(b"".join(answers) + m.command_complete(tag) + m.ready_for_query(client.status))
     return len(messages)
-
-
-def _complete(tag: bytes) -> bytes:
-    return m.message(m.COMMAND_COMPLETE, tag + b"\x00")

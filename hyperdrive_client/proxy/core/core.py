@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 from ...bindings.connection_string import Address
 from ...errors import OriginProtocolError
@@ -12,6 +14,7 @@ from ...protocol.startup import CancelRequest
 from ..settings import Settings
 from .client_session import SHUTTING_DOWN, ClientSession, ClientState
 from .client_startup import ClientTls, Doorkeeper
+from .counters import Counters
 from .effects import AbortOrigin, CloseClient, Effect
 from .origin_session import OriginSession, OriginState
 from .origin_startup import ConnectFailure
@@ -25,7 +28,15 @@ LAST_PROCESS_ID = (1 << 31) - 1
 # Seconds until another cancel: one that came before its query, or got lost, changed nothing.
 CANCEL_AGAIN = 1.0
 
+# Clients that are not there for a database.
+_ASIDE = (ClientState.CANCELLING, ClientState.CONSOLE)
 _ENDED = (OriginState.CLOSING, OriginState.CLOSED)
+
+
+class Conversation(Protocol):
+    """What a client and the console say to each other."""
+
+    def answer(self, kind: int, body: bytes) -> bytes: ...
 
 
 class Core:
@@ -35,14 +46,19 @@ class Core:
     ``effects`` after it, in order.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, open_console: Callable[[Core], Conversation] | None = None
+    ) -> None:
         self.settings = settings
+        self.open_console = open_console
         self.effects: list[Effect] = []
-        self.pool = Pool(settings, self.effects)
+        self.counters = Counters()
+        self.pool = Pool(settings, self.effects, self.counters)
         """Of the configured database."""
         self.pools = {settings.origin.database.encode(): self.pool}
         """By database; others than the configured one as long as they are in use."""
         self.doorkeeper = Doorkeeper(settings, secrets.token_bytes(32))
+        self.doorkeeper.has_console = open_console is not None
         self.clients: set[ClientSession] = set()
         self.draining = False
         self._by_process_id: dict[int, ClientSession] = {}
@@ -57,6 +73,16 @@ class Core:
         return not self.clients and not any(pool.origins for pool in self.pools.values())
 
     @property
+    def has_clients(self) -> bool:
+        """Whether somebody is here, or on the way in, who wants more than to look or to cancel."""
+        return any(client.state not in _ASIDE for client in self.clients)
+
+    @property
+    def sessions(self) -> list[ClientSession]:
+        """The clients that were let in to a database."""
+        return [each for each in self.clients if each.process_id and each.state not in _ASIDE]
+
+    @property
     def origins(self) -> list[OriginSession]:
         """Of all databases."""
         return [origin for pool in self.pools.values() for origin in pool.origins]
@@ -66,7 +92,7 @@ class Core:
         pool = self.pools.get(database)
         if pool is None:
             origin = replace(self.settings.origin, database=database.decode("utf-8", "replace"))
-            pool = Pool(replace(self.settings, origin=origin), self.effects)
+            pool = Pool(replace(self.settings, origin=origin), self.effects, self.counters)
             self.pools[database] = pool
         return pool
 

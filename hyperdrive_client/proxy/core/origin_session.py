@@ -14,7 +14,7 @@ from ...protocol import messages as m
 from ...protocol.framing import CONTINUATION, Chunk, origin_framer
 from ...sql.facts import ANYTHING, SETTINGS, UNSEEN
 from . import expected as e
-from . import read_back
+from . import read_back, reports
 from .effects import AbortOrigin, CancelOrigin, CloseOrigin, SendToClient, SendToOrigin
 from .expected import FAKE, FORWARD, SKIP, Expected
 from .origin_startup import ConnectFailure, OriginStartup, refused_by_origin
@@ -95,6 +95,7 @@ class OriginSession:
 
     def __init__(self, pool: Pool, now: float) -> None:
         self.pool = pool
+        self.counters = pool.counters
         self.state = OriginState.CONNECTING
         self.since = now
         """When it began to connect, became idle, was linked, abandoned or cleaned, or began to
@@ -284,6 +285,8 @@ class OriginSession:
 
     def replay(self, settings: Settings) -> None:
         """Put a client's settings in force, in a batch of their own."""
+        self.counters.replays += 1
+        self.counters.round_trips += 1
         self.failure = None
         messages = self.change_settings(changes(self.settings, settings))
         self.expected.append(e.SKIPPED_SYNC)
@@ -331,11 +334,13 @@ class OriginSession:
         for name in self.litter:
             self.expected.append(e.SKIPPED_CLOSE)
             message += m.close_statement(name)
+        self.counters.background_round_trips += 1
         self.send(patience + message + m.SYNC_MESSAGE)
         self.expected.append(e.SKIPPED_SYNC)
 
     def clean(self) -> None:
         """End what a client left behind."""
+        self.counters.background_round_trips += 1
         self.failure = None
         self.pool.move(self, OriginState.CLEANING)
         if self.status != m.IDLE:
@@ -353,6 +358,7 @@ class OriginSession:
 
     def end_early(self, text: bytes) -> None:
         """The client has been told that its transaction has ended; see that it does."""
+        self.counters.background_round_trips += 1
         self.client = None
         self.unnamed = None
         self.expected.append(e.SKIPPED_QUERY)
@@ -425,6 +431,8 @@ class OriginSession:
                     self.read_back(client, now)
                     return
                 if client.pinned:
+                    if client.untold:
+                        reports.tell(client)
                     # The next transaction begins its own time.
                     self.since = now
                     return
@@ -519,6 +527,8 @@ class OriginSession:
                 if self.traces and self.status == m.IDLE:
                     self.unread = True
                 skip = skip or head.data is e.WITHHELD
+                if not skip:
+                    self.counters.round_trips += 1
             elif kind == m.ERROR_RESPONSE:
                 if self.state is _IDLE:
                     # It says why it is about to close; nobody is to be linked to it now.
@@ -702,6 +712,7 @@ class OriginSession:
         client, chunk = self.client, self.retry
         if client is None or chunk is None or not client.may_prepare_again(chunk):
             return False
+        self.counters.round_trips += 1
         self.expected[0] = e.SKIPPED_SYNC
         client.prepare_again(self, chunk, now)
         return True

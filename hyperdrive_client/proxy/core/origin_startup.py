@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ...bindings.connection_string import Address, Origin, password_for
-from ...errors import OriginProtocolError
+from ...errors import ORIGIN_IS_A_PROXY, OriginProtocolError
 from ...protocol import messages as m
 from ...protocol.channel_binding import server_end_point
 from ...protocol.passwords import encode_password, md5_password
@@ -19,6 +19,7 @@ from ...protocol.scram import (
 )
 from ...protocol.startup import NEWEST_MINOR
 from ..settings import Settings
+from .reports import PROXY
 
 APPLICATION_NAME = b"Cloudflare Hyperdrive"
 
@@ -54,6 +55,14 @@ class ConnectFailure:
         return m.error_response(
             self.sqlstate, self.text, severity=severity, detail=self.detail, hint=self.hint
         )
+
+
+_IS_A_PROXY = ConnectFailure(
+    "0A000",
+    f"{ORIGIN_IS_A_PROXY}: connect to it directly (HYPERDRIVE_PROXY=off) or name the PostgreSQL "
+    "server behind it",
+    False,
+)
 
 
 def _is_standby(reported: Mapping[bytes, bytes]) -> bool:
@@ -202,7 +211,9 @@ class OriginStartup:
             raise OriginProtocolError(f"message type {chr(kind)!r} before authentication was done")
         elif kind == m.PARAMETER_STATUS:
             name, _, rest = body.partition(b"\x00")
-            if name != b"application_name":
+            if name == PROXY:
+                self.failure = _IS_A_PROXY
+            elif name != b"application_name":
                 self.reported[name] = rest[:-1]
         elif kind == m.BACKEND_KEY_DATA and 4 + 4 <= len(body) <= 4 + 256:
             self.process_id = m.INT32.unpack_from(body)[0]

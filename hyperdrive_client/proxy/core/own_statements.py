@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 import struct
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from ...errors import ClientProtocolError
 from ...protocol import messages as m
-from .read_back import reasons
+from .snapshots import SHOWN, Table
 
 if TYPE_CHECKING:
     from .client_session import ClientSession
@@ -54,8 +53,8 @@ def substitute(text: bytes, client: ClientSession) -> bytes:
     """What to send in place of ``text``; ``text`` itself where it asks for nothing of ours."""
     shown = _SHOW.match(text)
     if shown is not None:
-        show = _SHOWN.get(shown[1].lower())
-        return text if show is None else show(client)
+        show = SHOWN.get(shown[1].lower())
+        return text if show is None else _query(show(client.core, client.pool))
     asked = _PROCESS_ID.match(text)
     if asked is not None:
         # As a subquery it keeps the column's name and its type.
@@ -129,58 +128,11 @@ def _literal(value: object) -> bytes:
     return b"E'" + text.encode() + b"'"
 
 
-def _table(columns: str, rows: Iterable[Iterable[object]]) -> bytes:
+def _query(table: Table) -> bytes:
     """A query that answers with these rows."""
-    values = b",".join(b"(" + b",".join(map(_literal, row)) + b")" for row in rows)
-    names = columns.encode()
+    values = b",".join(b"(" + b",".join(map(_literal, row)) + b")" for row in table.rows)
+    names = ",".join(table.columns).encode()
     if not values:
-        nulls = b",".join(b"NULL::pg_catalog.text" for _ in names.split(b","))
+        nulls = b",".join(b"NULL::pg_catalog.text" for _ in table.columns)
         return b"SELECT * FROM (VALUES (%s)) AS shown(%s) WHERE false" % (nulls, names)
     return b"SELECT * FROM (VALUES %s) AS shown(%s)" % (values, names)
-
-
-def _sessions(shown: ClientSession) -> bytes:
-    rows = [
-        (
-            client.process_id,
-            client.state.value,
-            ", ".join(reasons(client.pinned)),
-            client.application_name.decode("latin-1"),
-        )
-        for client in shown.core.clients
-        if client.process_id
-    ]
-    return _table("pid,state,pinned_by,application_name", sorted(rows))
-
-
-def _pins(shown: ClientSession) -> bytes:
-    now = Counter(
-        reason
-        for client in shown.core.clients
-        if client.pool is shown.pool
-        for reason in reasons(client.pinned)
-    )
-    rows = [(reason, now[reason], count) for reason, count in sorted(shown.pool.pins.items())]
-    return _table("reason,sessions,times", rows)
-
-
-def _pool(shown: ClientSession) -> bytes:
-    pool = shown.pool
-    clients = sum(client.pool is pool for client in shown.core.clients)
-    rows = [
-        ("origin_connection_limit", pool.settings.limits.origin_connection_limit),
-        ("origin_connections", len(pool.origins)),
-        ("idle", len(pool.idle)),
-        ("clients", clients),
-        ("waiting", len(pool.waiting)),
-        ("link_seconds", f"{pool.link_seconds:.3f}"),
-        ("pinned_seconds", f"{pool.pinned_seconds:.3f}"),
-    ]
-    return _table("name,value", rows)
-
-
-_SHOWN: dict[bytes, Callable[[ClientSession], bytes]] = {
-    b"sessions": _sessions,
-    b"pins": _pins,
-    b"pool": _pool,
-}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ...protocol import messages as m
 from ..settings import Settings
+from . import reports
+from .counters import Counters
 from .effects import AbortOrigin, ConnectOrigin, Effect
 from .origin_session import OriginSession, OriginState
 from .origin_startup import ConnectFailure, Credentials, refused_by_origin
@@ -49,9 +51,10 @@ class Pool:
     A session changes its state in :meth:`move` alone, so ``idle`` and the states cannot disagree.
     """
 
-    def __init__(self, settings: Settings, effects: list[Effect]) -> None:
+    def __init__(self, settings: Settings, effects: list[Effect], counters: Counters) -> None:
         self.settings = settings
         self.effects = effects
+        self.counters = counters
         self.credentials = Credentials(settings.origin)
         self.origins: set[OriginSession] = set()
         self.idle: list[OriginSession] = []
@@ -70,12 +73,9 @@ class Pool:
         """How many there have been."""
         self.held_back: list[ClientSession] = []
         """Clients that wait for the end of some of those."""
-        self.pins: Counter[str] = Counter()
-        """How often a session was pinned, by reason."""
-        self.link_seconds = 0.0
-        """Of all links that have ended."""
-        self.pinned_seconds = 0.0
-        """Of those, pinned."""
+        self._all_in_use = (
+            f"all {settings.limits.origin_connection_limit} origin connections in use"
+        )
         self._notifiers: OrderedDict[int, int] = OrderedDict()
         """Process ids of our origin connections, and of the clients that sent NOTIFY there."""
         self._profiles: OrderedDict[SessionSettings, Profile] = OrderedDict()
@@ -107,6 +107,7 @@ class Pool:
 
     def started(self, origin: OriginSession, now: float) -> None:
         """A new origin connection is ready."""
+        self.counters.origin_connects += 1
         self.default_reported = origin.reported
         self.last_failure = None
         self._retry_after = FIRST_RETRY
@@ -133,6 +134,9 @@ class Pool:
         self.first_address %= len(self.settings.origin.addresses)
         self._retry_at = now + self._retry_after * random.uniform(0.5, 1.0)
         self._retry_after = min(2 * self._retry_after, LAST_RETRY)
+        for client in self.waiting:
+            if client.wanted is None:
+                client.waits_for = reports.NO_MORE if self._in_use() else reports.AWAY
         if self._in_use() or self._coming():
             return
         if not (failure.transient and known):
@@ -221,9 +225,17 @@ class Pool:
                     (o for o in reversed(self.idle) if o.settings == client.settings), origin
                 )
             return self._link(origin, client, now)
-        client.waiting_since = now
         self.waiting.append(client)
-        self._grow(now)
+        coming = self._grow(now)
+        if wanted is not None:
+            cause = reports.ANOTHERS_LINK
+        elif self.last_failure is not None:
+            cause = reports.NO_MORE if self._in_use() else reports.AWAY
+        elif coming >= len(self.waiting):
+            cause = reports.OPENING
+        else:
+            cause = self._all_in_use
+        reports.begins_to_wait(client, cause, now)
         return False
 
     def _serve_wanting(self, now: float) -> None:
@@ -243,6 +255,8 @@ class Pool:
         client.wanted = None
         origin.since = now
         if origin.settings != client.settings:
+            if not client.waits_for:
+                reports.begins_to_wait(client, reports.SETTINGS, now)
             self.move(origin, OriginState.REPLAYING)
             client.link(origin, now, ready=False)
             origin.replay(client.settings)
@@ -317,10 +331,13 @@ class Pool:
         for client in waiting:
             client.link_failed(failure, now)
 
-    def _grow(self, now: float) -> None:
-        """Open as many connections as there are clients that none is on its way to."""
+    def _grow(self, now: float) -> int:
+        """Open as many connections as there are clients that none is on its way to.
+
+        How many are on their way now.
+        """
         if self.closing or now < self._retry_at:
-            return
+            return 0
         # While the origin can't be reached, one attempt at a time is enough to find out.
         wanted = 1 if self.last_failure is not None else len(self.waiting)
         coming = self._coming()
@@ -329,10 +346,12 @@ class Pool:
         if known and self.waiting and all(now - o.since >= ATTEMPT_PATIENCE for o in coming):
             missing = max(missing, 1)
         room = self.settings.limits.origin_connection_limit - len(self.origins)
-        for _ in range(min(missing, room)):
+        opened = max(0, min(missing, room))
+        for _ in range(opened):
             origin = OriginSession(self, now)
             self.origins.add(origin)
             self.effects.append(ConnectOrigin(origin))
+        return len(coming) + opened
 
     # What clients start with.
 

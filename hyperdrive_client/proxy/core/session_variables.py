@@ -15,6 +15,8 @@ from ...protocol.startup import option_settings
 _NOT_SETTINGS = frozenset((b"user", b"database", b"options", b"replication"))
 # Each client has its own; the origin's stays ours (it is how our connections are told apart).
 APPLICATION_NAME = b"application_name"
+# By which a client asks us to tell it of its pins and waits.
+REPORT = b"hyperdrive.report"
 
 _SETTING_NAME = re.compile(rb"[A-Za-z_][\w$]*(\.[A-Za-z_][\w$]*)*\Z")
 
@@ -29,6 +31,7 @@ def startup_settings(parameters: Mapping[bytes, bytes]) -> Settings:
     """
     asked = _asked(parameters)
     asked.pop(APPLICATION_NAME, None)
+    asked.pop(REPORT, None)
     for name in asked:
         if not _SETTING_NAME.match(name):
             raise ClientProtocolError(
@@ -46,6 +49,10 @@ def application_name(parameters: Mapping[bytes, bytes]) -> bytes:
         name = name[: utf_8_decode(name[:63], "replace", False)[1]]
     # check_application_name: anything but printable ASCII is escaped (before 16: one ? a byte).
     return re.sub(rb"[^ -~]", lambda byte: b"\\x%02x" % byte[0][0], name)
+
+
+def asks_for_reports(parameters: Mapping[bytes, bytes]) -> bool:
+    return _asked(parameters).get(REPORT, b"").lower() in (b"on", b"true", b"yes", b"1")
 
 
 def _asked(parameters: Mapping[bytes, bytes]) -> dict[bytes, bytes]:

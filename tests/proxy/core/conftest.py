@@ -26,6 +26,7 @@ import pytest
 from hyperdrive_client.bindings.connection_string import Address, Origin
 from hyperdrive_client.protocol import messages as m
 from hyperdrive_client.protocol.scram import ScramClient, ScramCredentials
+from hyperdrive_client.proxy.admin.console import Console
 from hyperdrive_client.proxy.core import effects as do
 from hyperdrive_client.proxy.core import inspection
 from hyperdrive_client.proxy.core.client_session import ClientSession, ClientState
@@ -453,7 +454,7 @@ class Proxy:
     """
 
     def __init__(self, settings: Settings, feeding: str) -> None:
-        self.core = Core(settings)
+        self.core = Core(settings, Console)
         self.now = 1000.0
         self.feeding = feeding
         self.servers: list[Server] = []

@@ -7,6 +7,7 @@ import pytest
 from hyperdrive_client.protocol import messages as m
 from hyperdrive_client.protocol.scram import SCRAM_SHA_256_PLUS
 from hyperdrive_client.proxy.core.client_startup import ClientTls
+from hyperdrive_client.version import __version__
 
 SSL_REQUEST = m.INT32.pack(8) + m.INT32.pack(1234 << 16 | 5679)
 GSSENC_REQUEST = m.INT32.pack(8) + m.INT32.pack(1234 << 16 | 5680)
@@ -505,6 +506,7 @@ class TestProfiles:
             "S server_version=18.0",
             "S TimeZone=UTC",
             "S application_name=",
+            f"S hyperdrive.proxy={__version__}",
         ]
 
     def test_the_next_does_not(self, proxy):
@@ -536,6 +538,7 @@ class TestProfiles:
             "S server_version=18.0",
             "S TimeZone=UTC",
             "S application_name=",
+            f"S hyperdrive.proxy={__version__}",
         ]
         assert server.state == "idle"
         again = proxy.connect()

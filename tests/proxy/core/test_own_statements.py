@@ -210,6 +210,15 @@ class TestShow:
         assert "(E'origin_connection_limit',E'3')" in asked
         assert "(E'origin_connections',E'1')" in asked
 
+    def test_the_stats(self, proxy):
+        client, server = proxy.pair()
+        client.sends("Q select 1")
+        server.hears()
+        server.sends("C SELECT 1", "Z I")
+        asked = asks(proxy, client, "show hyperdrive.stats")
+        assert "(E'origin_round_trips',E'1')" in asked
+        assert asked.endswith("AS shown(name,value)")
+
     def test_what_there_is_not_is_the_origins_error(self, proxy):
         client, _ = proxy.pair()
         assert asks(proxy, client, "show hyperdrive.nonsense") == "show hyperdrive.nonsense"

@@ -287,7 +287,7 @@ class TestPins:
         asked = runs(client, server, text, str(trace))
         assert asked & trace
         assert reasons(client.session.pinned) == [reason]
-        assert proxy.core.pool.pins == {reason: 1}
+        assert proxy.core.counters.pins == {reason: 1}
         other.sends("Q select 1")
         server.receives()
         # The link is kept, and costs nothing more.
@@ -358,8 +358,8 @@ class TestPins:
         runs(client, server, "listen a", str(CHANNELS))
         proxy.later(5)
         runs(client, server, "unlisten a")
-        assert proxy.core.pool.pinned_seconds == pytest.approx(5)
-        assert proxy.core.pool.link_seconds == pytest.approx(5)
+        assert proxy.core.counters.pinned_seconds == pytest.approx(5)
+        assert proxy.core.counters.link_seconds == pytest.approx(5)
 
 
 class TestReading:

@@ -152,7 +152,7 @@ def test_pin_sequences_keeps_the_connection(wire, feeding):
     client.sends("Q select nextval('s')")
     server.hears()
     server.sends("D 1", "C SELECT 1", "Z I")
-    assert proxy.core.pool.pins == {"sequence": 1}
+    assert proxy.core.counters.pins == {"sequence": 1}
     other.sends("Q select 1")
     server.receives()
     client.sends("Q select currval('s')")

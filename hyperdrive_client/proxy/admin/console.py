@@ -1,0 +1,80 @@
+"""The console: a virtual database that answers from the proxy itself, whatever the origin does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ...errors import ClientProtocolError
+from ...protocol import messages as m
+from ..core.core import Core
+from ..core.snapshots import SHOWN, Table
+
+_HELP = Table(
+    ("command", "shows"),
+    [
+        ("SHOW STATS", "counters since the proxy began, and how many there are now"),
+        ("SHOW SESSIONS", "clients: process id, state, what keeps an origin connection, name"),
+        ("SHOW PINS", "what keeps origin connections: sessions now, and how often so far"),
+        ("SHOW POOL", "the origin connections of the configured database, and who waits"),
+        ("SHOW HELP", "this list"),
+    ],
+)
+_EXTENDED = frozenset((m.PARSE, m.BIND, m.DESCRIBE, m.EXECUTE, m.CLOSE))
+# What belongs to a COPY that there is not, and the rest of a message that was too long.
+_IGNORED = frozenset((-1, m.COPY_DATA, m.COPY_DONE, m.COPY_FAIL, m.FLUSH))
+
+
+class Console:
+    """One client's conversation with the console: the simple protocol, and nothing to change."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._status = m.IDLE
+        self._failing = False
+        """Everything up to the next Sync is ignored."""
+
+    def answer(self, kind: int, body: bytes) -> bytes:
+        """The answer to one message. ``ClientProtocolError`` if there is no such message."""
+        if kind == m.SYNC:
+            self._failing = False
+            return m.ready_for_query(self._status)
+        if self._failing or kind in _IGNORED:
+            return b""
+        if kind == m.QUERY:
+            return self._query(body.rstrip(b"\x00")) + m.ready_for_query(self._status)
+        refusal = m.error_response("0A000", "the console understands simple queries only")
+        if kind == m.FUNCTION_CALL:
+            return refusal + m.ready_for_query(self._status)
+        if kind not in _EXTENDED:
+            raise ClientProtocolError(f"invalid frontend message type {kind}")
+        self._failing = True
+        return refusal
+
+    def _query(self, text: bytes) -> bytes:
+        match text.lower().replace(b";", b" ").split():
+            case []:
+                return m.message(m.EMPTY_QUERY_RESPONSE, b"")
+            case [b"begin", *_] | [b"start", b"transaction", *_]:
+                self._status = m.IN_TRANSACTION
+                return m.command_complete(b"BEGIN")
+            case [b"commit" | b"end" as word, *_] | [b"rollback" | b"abort" as word, *_]:
+                self._status = m.IDLE
+                return m.command_complete(b"COMMIT" if word in (b"commit", b"end") else b"ROLLBACK")
+            case [b"show", b"help"]:
+                return _rows(_HELP)
+            case [b"show", name] if show := SHOWN.get(name.removeprefix(b"hyperdrive.")):
+                return _rows(show(self._core, self._core.pool))
+        commands = ", ".join(str(command) for command, _ in _HELP.rows)
+        return m.error_response("42601", f"the console knows {commands}, and no other command")
+
+
+def _rows(table: Table) -> bytes:
+    return (
+        m.row_description(column.encode() for column in table.columns)
+        + b"".join(m.data_row(_texts(row)) for row in table.rows)
+        + m.command_complete(b"SHOW")
+    )
+
+
+def _texts(row: Iterable[object]) -> Iterable[bytes]:
+    return (str(value).encode() for value in row)

@@ -1,0 +1,126 @@
+"""What the console says to one client."""
+
+from __future__ import annotations
+
+import pytest
+
+from hyperdrive_client.bindings.connection_string import Address, Origin
+from hyperdrive_client.errors import ClientProtocolError
+from hyperdrive_client.protocol import messages as m
+from hyperdrive_client.protocol.framing import origin_framer
+from hyperdrive_client.proxy.admin.console import Console
+from hyperdrive_client.proxy.core.core import Core
+from hyperdrive_client.proxy.settings import Settings
+
+ORIGIN = Origin((Address("127.0.0.1", 5432),), "owner", "app", "secret")
+READY = m.ready_for_query(m.IDLE)
+OPEN = m.ready_for_query(m.IN_TRANSACTION)
+
+
+@pytest.fixture
+def core() -> Core:
+    return Core(Settings(ORIGIN, "visitor", "entry"), Console)
+
+
+@pytest.fixture
+def console(core: Core) -> Console:
+    return Console(core)
+
+
+def asks(console: Console, text: str) -> bytes:
+    return console.answer(m.QUERY, text.encode() + b"\x00")
+
+
+def kinds(answer: bytes) -> str:
+    """The types of the listed messages; DataRows are not among them."""
+    _, messages, end = origin_framer().feed(answer)
+    assert end == len(answer)
+    return "".join(chr(kind) for kind, _, _ in messages)
+
+
+def fields(answer: bytes) -> dict[str, str]:
+    return m.error_fields(answer[5:])
+
+
+@pytest.mark.parametrize("name", ["stats", "sessions", "pins", "pool", "help"])
+@pytest.mark.parametrize("text", ["SHOW {};", " show\n\t{} ", "Show {}"])
+def test_each_command_is_answered_with_rows(console: Console, name: str, text: str) -> None:
+    answer = asks(console, text.format(name))
+    assert kinds(answer) == "TCZ"
+    assert answer.endswith(m.command_complete(b"SHOW") + READY)
+
+
+def test_the_name_may_be_that_of_any_other_database(console: Console) -> None:
+    assert asks(console, "SHOW hyperdrive.stats") == asks(console, "SHOW STATS")
+
+
+def test_values_are_text(console: Console, core: Core) -> None:
+    core.counters.waits = 7
+    core.counters.wait_seconds = 0.5
+    answer = asks(console, "SHOW STATS")
+    assert m.row_description((b"name", b"value")) in answer
+    assert m.data_row((b"waits", b"7")) in answer
+    assert m.data_row((b"wait_seconds", b"0.500")) in answer
+
+
+def test_pins_are_told_by_their_reason(console: Console, core: Core) -> None:
+    core.counters.pins["LISTEN"] = 3
+    assert m.data_row((b"LISTEN", b"0", b"3")) in asks(console, "SHOW PINS")
+
+
+def test_help_names_all_that_there_is(console: Console) -> None:
+    answer = asks(console, "SHOW HELP")
+    for command in (b"SHOW STATS", b"SHOW SESSIONS", b"SHOW PINS", b"SHOW POOL", b"SHOW HELP"):
+        assert command in answer
+
+
+@pytest.mark.parametrize("text", ["SELECT 1", "SHOW", "SHOW nothing", "SHOW STATS SHOW PINS", "x'"])
+def test_anything_else_is_an_error_that_lists_what_there_is(console: Console, text: str) -> None:
+    answer = asks(console, text)
+    assert kinds(answer) == "EZ"
+    assert fields(answer)["C"] == "42601"
+    assert "SHOW STATS, SHOW SESSIONS, SHOW PINS, SHOW POOL, SHOW HELP" in fields(answer)["M"]
+
+
+@pytest.mark.parametrize("text", ["", ";", " \n; "])
+def test_nothing_is_answered_with_nothing(console: Console, text: str) -> None:
+    assert asks(console, text) == m.message(m.EMPTY_QUERY_RESPONSE, b"") + READY
+
+
+@pytest.mark.parametrize("end", ["COMMIT", "END", "ROLLBACK", "ABORT WORK"])
+@pytest.mark.parametrize("begin", ["BEGIN", "begin read only", "START TRANSACTION;"])
+def test_what_drivers_put_around_a_query_does_no_harm(
+    console: Console, begin: str, end: str
+) -> None:
+    assert asks(console, begin) == m.command_complete(b"BEGIN") + OPEN
+    assert asks(console, "SHOW HELP").endswith(OPEN)
+    tag = b"COMMIT" if end in ("COMMIT", "END") else b"ROLLBACK"
+    assert asks(console, end) == m.command_complete(tag) + READY
+
+
+@pytest.mark.parametrize(
+    "message",
+    [m.parse(b"", b"SHOW STATS"), m.bind(b"", b"", ()), m.close_portal(b""), m.execute()],
+)
+def test_the_extended_protocol_is_refused_up_to_its_sync(console: Console, message: bytes) -> None:
+    refused = console.answer(message[0], message[5:])
+    assert fields(refused)["C"] == "0A000"
+    assert fields(refused)["M"] == "the console understands simple queries only"
+    for kind in (m.BIND, m.DESCRIBE, m.EXECUTE, m.QUERY, m.FLUSH):
+        assert console.answer(kind, b"\x00") == b""
+    assert console.answer(m.SYNC, b"") == READY
+    assert kinds(asks(console, "SHOW HELP")) == "TCZ"
+
+
+def test_a_function_call_is_refused(console: Console) -> None:
+    assert kinds(console.answer(m.FUNCTION_CALL, b"")) == "EZ"
+
+
+@pytest.mark.parametrize("kind", [m.FLUSH, m.COPY_DATA, m.COPY_DONE, m.COPY_FAIL])
+def test_what_asks_for_nothing_is_ignored(console: Console, kind: int) -> None:
+    assert console.answer(kind, b"") == b""
+
+
+def test_a_message_that_there_is_not(console: Console) -> None:
+    with pytest.raises(ClientProtocolError, match="invalid frontend message type"):
+        console.answer(ord("?"), b"")
