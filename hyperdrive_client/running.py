@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -145,8 +146,20 @@ def _described(place: Place) -> dict[str, Any]:
             "uptime_seconds": round(time.time() - alive.started_at),
             "unix_socket": alive.unix_socket,
             "port": alive.port,
+            **_figures(alive),
         }
     return described
+
+
+def _figures(record: Record) -> dict[str, Any]:
+    from psycopg import OperationalError
+
+    from .client.stats import stats_of
+
+    try:
+        return asdict(stats_of(record.door))
+    except OperationalError:
+        return {}  # its process is stopped, or it has just ended
 
 
 def _duration(seconds: int) -> str:

@@ -71,6 +71,7 @@ def test_status_tells_what_runs_and_no_secret(
     assert place.id in shown
     (told,) = json.loads(text := hyperdrive("status", "--json").stdout)
     assert (told["id"], told["pid"], told["running"]) == (place.id, record.pid, True)
+    assert (told["clients"], told["clients_connected"], told["pins"]) == (1, 1, {})
     for secret in (record.password, origin.password):
         assert secret
         assert secret not in shown + text
