@@ -78,7 +78,8 @@ class Project:
             "HYPERDRIVE_PROXY_IDLE_TIMEOUT": "1",
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(Path(hyperdrive_client.__file__).parents[1]),
-            "PYTHONWARNINGS": "error",
+            # SQLAlchemy leaves its pool's connections open at the end, and psycopg remarks on it.
+            "PYTHONWARNINGS": "error,ignore::ResourceWarning",
             "XDG_RUNTIME_DIR": str(runtime),
         }
 
@@ -87,9 +88,12 @@ class Project:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
+    def read(self, name: str) -> str:
+        return (self.folder / name).read_text()
+
     def replace(self, name: str, old: str, new: str) -> None:
         """Edit a file: what is replaced must be there, once."""
-        text = (self.folder / name).read_text()
+        text = self.read(name)
         assert text.count(old) == 1, (name, old, text)
         self.write(name, text.replace(old, new))
 
@@ -108,6 +112,7 @@ class Project:
         """Run a command line that must succeed; its output."""
         done = self.try_to_run(command, **environment)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        assert "Warning" not in done.stderr, f"{command}\n{done.stderr}"
         return done.stdout
 
     @contextmanager
@@ -154,17 +159,35 @@ class Project:
         )
         return [name for (name,) in found]
 
-    def processes(self) -> list[str]:
-        """The command lines of the programs that have been started from here and still run."""
+    def end_origin_connections(self) -> None:
+        """Have the database end all connections, as an administrator would."""
+        self.rows(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+            "AND datname = current_database()"
+        )
+        wait_until(lambda: not self.origin_connections(), "the connections have ended")
+
+    def processes(self) -> dict[int, str]:
+        """The ids and command lines of what has been started from here and still runs."""
         mark = f"{_MARK}={self.environment[_MARK]}".encode()
-        found = []
+        found = {}
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 if mark in (process / "environ").read_bytes():
-                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                    command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    found[int(process.name)] = command
             except OSError:
                 continue  # It has ended meanwhile.
         return found
+
+    def kill_proxies(self) -> int:
+        """End every proxy as a crash does; how many there were."""
+        commands = self.processes().items()
+        proxies = [number for number, command in commands if "hyperdrive_client" in command]
+        for number in proxies:
+            os.kill(number, signal.SIGKILL)
+        wait_until(lambda: not self.origin_connections(), "the proxies' connections have ended")
+        return len(proxies)
 
 
 @pytest.fixture(autouse=True)

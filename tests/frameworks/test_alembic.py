@@ -101,12 +101,12 @@ def test_a_migration_that_fails_leaves_nothing_behind(project: Project) -> None:
 def test_other_schemas_and_an_index_made_concurrently(project: Project) -> None:
     project.write(
         "models.py",
-        (project.folder / "models.py").read_text()
+        project.read("models.py")
         + "\n\nclass Item(Base):\n"
         + '    __tablename__ = "items"\n    __table_args__ = {"schema": "shop"}\n\n'
         + "    id: Mapped[int] = mapped_column(primary_key=True)\n",
     )
-    env = (project.folder / "migrations" / "env.py").read_text()
+    env = project.read("migrations/env.py")
     with_schemas = "target_metadata=target_metadata, include_schemas=True"
     project.write("migrations/env.py", env.replace("target_metadata=target_metadata", with_schemas))
     revise(project, '    op.execute("CREATE SCHEMA shop")', "schema")
@@ -128,7 +128,7 @@ def test_other_schemas_and_an_index_made_concurrently(project: Project) -> None:
 def test_two_upgrades_at_once_apply_a_revision_once(project: Project, alembic: Page) -> None:
     revise(project, '    op.execute("CREATE TABLE once (id int)")', "once")
     [lock] = [edit for edit in alembic.blocks("python") if "advisory" in edit]
-    env = (project.folder / "migrations" / "env.py").read_text()
+    env = project.read("migrations/env.py")
     begin = "        with context.begin_transaction():\n"
     if begin not in env:  # less deep in the asynchronous template
         begin, lock = begin[4:], lock[4:]
