@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -145,6 +146,23 @@ class Project:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+    @contextmanager
+    def start_proxy(self, command: str) -> Iterator[str]:
+        """Run ``hyperdrive serve``, on a free port; the connection string that it prints."""
+        process = subprocess.Popen(
+            shlex.split(re.sub(r"(?<=--listen )\S+", "127.0.0.1:0", command)),
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with process:
+            try:
+                assert process.stdout is not None
+                yield process.stdout.readline().strip()
+            finally:
+                process.terminate()
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """What a query answers at the database itself."""
