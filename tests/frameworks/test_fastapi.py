@@ -1,0 +1,97 @@
+"""The page for FastAPI: its applications, served by uvicorn, asked by a hundred clients at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Page
+
+    from .conftest import Project, Server
+
+FRAMEWORKS = ("fastapi", "uvicorn", "greenlet")
+
+
+@pytest.fixture(autouse=True)
+def written(project: Project, page: Callable[[str], Page]) -> Page:
+    """The page, and its applications in the project."""
+    it = page("docs/fastapi.md")
+    it.write_files(project.folder)
+    return it
+
+
+def add_a_hundred(server: Server) -> None:
+    """A hundred clients at once write, then read, and all of them see everything."""
+    with ThreadPoolExecutor(100) as clients:
+        added = clients.map(lambda n: int(server.get(f"/?text=note{n}", b"")), range(100))
+        assert sorted(added) == list(range(1, 101))
+        for answer in clients.map(lambda _: server.get("/"), range(100)):
+            assert sorted(json.loads(answer)) == sorted(f"note{n}" for n in range(100))
+
+
+@pytest.mark.parametrize("application", ["app", "pool_app"])
+def test_a_hundred_requests_at_once_share_a_few_connections(
+    project: Project, application: str
+) -> None:
+    with project.serve(f"uvicorn {application}:app --port PORT") as server:
+        add_a_hundred(server)
+        connections = project.origin_connections()
+        assert set(connections) == {"Cloudflare Hyperdrive"}
+        # A client that is told early of the end may be lent another meanwhile.
+        assert len(connections) <= 10
+    assert project.rows("SELECT count(*) FROM notes") == [(100,)]
+
+
+def test_synchronous_functions_share_them_too(project: Project) -> None:
+    with (
+        project.serve("uvicorn sync_app:app --port PORT") as server,
+        ThreadPoolExecutor(100) as clients,
+    ):
+        times = list(clients.map(lambda _: server.get("/"), range(100)))
+        assert all(time.startswith('"20') for time in times), times
+        assert len(project.origin_connections()) <= 10
+
+
+@pytest.mark.parametrize("application", ["app", "pool_app"])
+def test_several_workers_share_five_connections_of_one_proxy(
+    project: Project, written: Page, application: str
+) -> None:
+    [serve] = [line for line in written.blocks("sh") if line.startswith("hyperdrive serve")]
+    with (
+        project.start_proxy(serve) as url,
+        project.serve(
+            f"uvicorn {application}:app --port PORT --workers 2",
+            HYPERDRIVE_URL_HYPERDRIVE=url,
+            HYPERDRIVE_PROXY="off",
+        ) as server,
+    ):
+        add_a_hundred(server)
+        assert project.origin_connections() == ["Cloudflare Hyperdrive"] * 5
+
+
+@pytest.mark.parametrize(
+    ("application", "check", "failures"),
+    [
+        ("app", "", 1),
+        ("app", ", pool_pre_ping=True", 0),
+        ("pool_app", "", 4),
+        ("pool_app", ", check=hyperdrive_client.AsyncConnectionPool.check_connection", 0),
+    ],
+)
+def test_a_crash_of_the_proxy_costs_as_many_requests_as_the_page_says(
+    project: Project, application: str, check: str, failures: int
+) -> None:
+    made = {"app": 'create_async_engine("hyperdrive://HYPERDRIVE"', "pool_app": 'Pool("HYPERDRIVE"'}
+    project.replace(f"{application}.py", made[application], made[application] + check)
+    with project.serve(f"uvicorn {application}:app --port PORT") as server:
+        add_a_hundred(server)
+        assert project.kill_proxies() == 1
+        answers = [server.get("/") for _ in range(20)]
+        failed = answers.count("Internal Server Error")
+        assert failed <= failures
+        assert "Internal Server Error" not in answers[failed:]
