@@ -8,10 +8,13 @@ user, port or database is an origin. To what looks a dialect up by its name it i
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
+import psycopg
 import sqlalchemy
 from psycopg.conninfo import make_conninfo
+from psycopg.pq import TransactionStatus
+from psycopg.types import TypeInfo
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import ConnectArgsType, DBAPIConnection
@@ -28,9 +31,31 @@ from hyperdrive_client.client import (
 # These stay arguments of ``connect``; everything else in the URL is part of the origin.
 _BESIDE_AN_ORIGIN = ("config", "env", "context", "client_encoding")
 
-_DEFAULTS = """
-SELECT pg_catalog.current_schema(), pg_catalog.current_setting('transaction_isolation')
-"""
+_SESSION = "SELECT pg_catalog.current_schema(), pg_catalog.current_setting('transaction_isolation')"
+_HSTORE = """, pg_catalog.to_regtype('hstore')::pg_catalog.oid, (
+    SELECT typarray FROM pg_catalog.pg_type
+    WHERE oid OPERATOR(pg_catalog.=) pg_catalog.to_regtype('hstore')::pg_catalog.oid
+)"""
+
+
+class _FirstLook(NamedTuple):
+    """What an engine asks at its first connection. The oids are 0 unless there is an hstore."""
+
+    schema: str | None
+    isolation: str
+    hstore: int = 0
+    hstore_array: int = 0
+
+
+class _Psycopg:
+    """The module psycopg, but for where its connections lead."""
+
+    connect = staticmethod(Connection.connect)
+    Connection = Connection
+    AsyncConnection = AsyncConnection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(psycopg, name)
 
 
 class HyperdrivePool(QueuePool):
@@ -73,7 +98,7 @@ class HyperdriveDialect(PGDialect_psycopg):
     """The dialect of ``create_engine``, which passes these arguments on.
 
     ``max_pool_size``: the limit of the engine's pool. ``use_native_hstore``: off by default, for
-    it costs each engine a look-up of the type.
+    its type has to be looked up.
     """
 
     supports_statement_cache = True
@@ -84,6 +109,12 @@ class HyperdriveDialect(PGDialect_psycopg):
         base: Any = super()
         base.__init__(use_native_hstore=use_native_hstore, **others)
         self.max_pool_size = max_pool_size
+        # Only while the dialect is being initialized.
+        self._first_look: _FirstLook | None = None
+
+    @classmethod
+    def import_dbapi(cls) -> Any:
+        return _Psycopg()
 
     @classmethod
     def get_async_dialect_cls(cls, url: URL) -> type[HyperdriveDialectAsync]:
@@ -106,20 +137,23 @@ class HyperdriveDialect(PGDialect_psycopg):
         beside = {name: parameters.pop(name) for name in _BESIDE_AN_ORIGIN if name in parameters}
         return [make_conninfo(**parameters)], beside
 
-    def connect(self, *arguments: Any, **parameters: Any) -> Any:
-        # Only here the name is resolved, so the engine's URL never holds the origin's password.
-        return Connection.connect(*arguments, **parameters)
-
     # What an engine asks at its first connection comes with the start-up, or by one query.
 
     def initialize(self, connection: sqlalchemy.Connection) -> None:
-        adapted = _adapted(connection)
-        self._default_schema, self._default_isolation = _fetch_defaults(adapted)
+        self._first_look = self._look(_adapted(connection))
+        base: Any = super()
+        try:
+            base.initialize(connection)
+        finally:
+            self._first_look = None
+
+    def _look(self, adapted: Any) -> _FirstLook:
+        query = _SESSION + _HSTORE if self.use_native_hstore else _SESSION
+        schema, isolation, *hstore = _fetch_one(adapted, query)
         # The engine's own level counts as the default; it begins with the next transaction.
         if level := self.get_driver_connection(adapted).isolation_level:
-            self._default_isolation = level.name.replace("_", " ")
-        base: Any = super()
-        base.initialize(connection)
+            isolation = level.name.replace("_", " ")
+        return _FirstLook(schema, isolation.upper(), *(oid or 0 for oid in hstore))
 
     def _get_server_version_info(self, connection: sqlalchemy.Connection) -> tuple[int, int]:
         number = _adapted(connection).info.server_version
@@ -130,10 +164,23 @@ class HyperdriveDialect(PGDialect_psycopg):
         self._backslash_escapes = conforming == "off"
 
     def _get_default_schema_name(self, connection: sqlalchemy.Connection) -> Any:
-        return self._default_schema
+        base: Any = super()
+        if self._first_look is None:
+            return base._get_default_schema_name(connection)
+        return self._first_look.schema
 
     def get_default_isolation_level(self, dbapi_conn: DBAPIConnection) -> Any:
-        return self._default_isolation
+        base: Any = super()
+        if self._first_look is None:
+            return base.get_default_isolation_level(dbapi_conn)
+        return self._first_look.isolation
+
+    def _type_info_fetch(self, connection: sqlalchemy.Connection, name: str) -> Any:
+        base: Any = super()
+        if name != "hstore" or self._first_look is None:
+            return base._type_info_fetch(connection, name)
+        look = self._first_look
+        return TypeInfo(name, look.hstore, look.hstore_array) if look.hstore else None
 
 
 class HyperdriveDialectAsync(HyperdriveDialect, PGDialectAsync_psycopg):
@@ -141,9 +188,12 @@ class HyperdriveDialectAsync(HyperdriveDialect, PGDialectAsync_psycopg):
 
     supports_statement_cache = True
 
-    def connect(self, *arguments: Any, **parameters: Any) -> Any:
-        parameters.setdefault("async_creator_fn", AsyncConnection.connect)
-        return self.loaded_dbapi.connect(*arguments, **parameters)
+    @classmethod
+    def import_dbapi(cls) -> Any:
+        base: Any = PGDialectAsync_psycopg
+        synchronous_face = base.import_dbapi()
+        synchronous_face.psycopg = _Psycopg()
+        return synchronous_face
 
 
 def _is_binding(url: URL) -> bool:
@@ -156,16 +206,18 @@ def _adapted(connection: sqlalchemy.Connection) -> Any:
     return connection.connection.dbapi_connection
 
 
-def _fetch_defaults(adapted: Any) -> tuple[Any, str]:
-    before = adapted.autocommit
-    if not before:
+def _fetch_one(adapted: Any, query: str) -> tuple[Any, ...]:
+    """The row of a query, without a BEGIN in front of it."""
+    # A listener may have begun a transaction already, in which that can't be changed.
+    switch = not adapted.autocommit and adapted.info.transaction_status == TransactionStatus.IDLE
+    if switch:
         adapted.autocommit = True
     cursor = adapted.cursor()
     try:
-        cursor.execute(_DEFAULTS)
-        schema, isolation = cursor.fetchone()
+        cursor.execute(query)
+        row: tuple[Any, ...] = cursor.fetchone()
     finally:
         cursor.close()
-        if not before and not adapted.closed:
-            adapted.autocommit = before
-    return schema, isolation.upper()
+        if switch and not adapted.closed:
+            adapted.autocommit = False
+    return row

@@ -8,16 +8,17 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import loads
-from exceptions import EXCEPTIONS
+from exceptions import EXCEPTIONS, wants_native_hstore
 from results import GOOD, Difference, Results, counts, differences, most_links
 from servers import find_pgbouncer, origin, rotating_proxy, session_pooler
-from suites import SUITES, Suite
+from suites import SQLALCHEMY, SQLALCHEMY_POSTGRESQL, SUITES, Suite
 
 LIMIT = 5
 # How often, at most, what failed only through the proxy is run directly, to see if it fails there.
@@ -70,7 +71,8 @@ class Runner:
             )
 
     def _path(self, name: str) -> Path:
-        return self.output / f"{self.suite.name}-{name.replace(' ', '-')}.jsonl"
+        parts = (self.suite.name, self.suite.driver, name.replace(" ", "-"))
+        return self.output / ("-".join(filter(None, parts)) + ".jsonl")
 
     @contextmanager
     def _announced(
@@ -94,20 +96,55 @@ def compare(runner: Runner) -> list[Difference]:
     links = most_links(five, report["links"])
     print(f"    {len(links)} of {len(five)} tests had a link to the origin")
     show_pins(report)
-    found = judge(runner, list(differences(direct, five)))
+    exceptions = EXCEPTIONS.get(runner.suite.name, {})
+    found = judge(runner, list(differences(direct, five)), exceptions)
     alone = [test for test, most in links.items() if most < 2 and test in direct]
     rest = len(links) - len(alone)
     print(f"  {rest} tests had two links at once, and are left out with a limit of 1")
     one, report = runner.proxied(1, alone)
     show_pins(report)
     expected = {test: direct[test] for test in alone}
-    found += judge(runner, list(differences(expected, one)))
+    found += judge(runner, list(differences(expected, one)), exceptions)
     return found
 
 
-def judge(runner: Runner, found: list[Difference]) -> list[Difference]:
+def compare_dialects(suite: Suite, folder: Path, output: Path) -> list[Difference]:
+    """Run a suite on SQLAlchemy's own dialect and on the library's, by threads and by asyncio.
+
+    The library's first starts a proxy of its own, then its URL leads to one that is running.
+    """
+    found = []
+    for kind in ("", "_async"):
+        print(f"\n{suite}, psycopg{kind} and hyperdrive{kind}", flush=True)
+        stock = Runner(replace(suite, driver=f"psycopg{kind}"), folder, output)
+        ours = replace(suite, driver=f"hyperdrive{kind}")
+        expected = stock.direct("psycopg's dialect, directly")
+        spawning = Runner(replace(ours, hyperdrive_proxy="process"), folder, output)
+        spawned = spawning.direct("ours, with its own proxy")
+        running, report = Runner(ours, folder, output).proxied(LIMIT)
+        show_pins(report)
+        worse = [*differences(expected, spawned), *differences(expected, running)]
+        why = "native hstore is off by default"
+        exceptions = {one.test: why for one in worse if wants_native_hstore(one.test)}
+        found += judge(stock, worse, exceptions)
+        found += with_native_hstore(spawning, {test: expected[test] for test in exceptions})
+    return found
+
+
+def with_native_hstore(runner: Runner, expected: Results) -> list[Difference]:
+    """Run tests with it; those that fail all the same."""
+    if not expected:
+        return []
+    options = (*runner.suite.options, "-p", "native_hstore")
+    suite = replace(runner.suite, query="?plugin=native_hstore", options=options)
+    results = Runner(suite, runner.folder, runner.output).direct("native hstore", expected)
+    return judge(runner, list(differences(expected, results)), {})
+
+
+def judge(
+    runner: Runner, found: list[Difference], exceptions: Mapping[str, str]
+) -> list[Difference]:
     """Print differences, and return those that count."""
-    exceptions = EXCEPTIONS.get(runner.suite.name, {})
     suspects = {one.test for one in found if one.is_worse} - exceptions.keys()
     unsteady = set[str]()
     for number in range(REPEATS):
@@ -170,13 +207,18 @@ def run_loads(output: Path) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("suites", nargs="*", choices=[*SUITES, "loads"], help="default: all")
+    parser.add_argument("suites", nargs="+", choices=[*SUITES, "loads", "dialects"])
     parser.add_argument("--folder", type=Path, required=True, help="for sdists and results")
     options = parser.parse_args()
-    chosen = options.suites or [*SUITES, "loads"]
     options.folder.mkdir(parents=True, exist_ok=True)
     problems = []
-    for name in chosen:
+    for name in options.suites:
+        if name == "dialects":
+            for suite in (SQLALCHEMY, SQLALCHEMY_POSTGRESQL):
+                folder = suite.unpack(options.folder)
+                found = compare_dialects(suite, folder, options.folder)
+                problems += [f"fails only on the library's dialect: {one.test}" for one in found]
+            continue
         if name == "loads":
             problems += [f"{load} pins" for load in run_loads(options.folder)]
             continue

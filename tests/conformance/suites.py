@@ -25,7 +25,8 @@ PROGRESS_STEP = 20
 class Suite:
     """One test suite, of the version of its driver that is installed (``distribution``).
 
-    ``schema``: what its database must have; ``dialect``: SQLAlchemy's, if the suite wants a URL.
+    ``schema``: what its database must have. ``driver``: SQLAlchemy's name for it, if the suite
+    wants a URL, and ``query`` what that ends with. ``hyperdrive_proxy``: ``HYPERDRIVE_PROXY``.
     """
 
     name: str
@@ -35,7 +36,9 @@ class Suite:
     database: str = "suite"
     schema: str = ""
     options: tuple[str, ...] = ()
-    dialect: str = ""
+    driver: str = ""
+    query: str = ""
+    hyperdrive_proxy: str = "off"
 
     def __str__(self) -> str:
         return f"{self.name} {version(self.distribution)}"
@@ -53,15 +56,16 @@ class Suite:
         what came of each test; pytest's own output goes beside it, with the suffix ``.log``.
         """
         environment = _environment(port, programs, self.database)
+        environment["HYPERDRIVE_PROXY"] = self.hyperdrive_proxy
         environment["CONFORMANCE_RECORD"] = str(record)
         if only:
             list_of_tests = record.with_suffix(".only")
             list_of_tests.write_text("\n".join(only), encoding="utf-8")
             environment["CONFORMANCE_ONLY"] = str(list_of_tests)
-        url = f"{self.dialect}://{USER}:any@{HOST}:{port}/{self.database}"
+        url = f"postgresql+{self.driver}://{USER}:any@{HOST}:{port}/{self.database}{self.query}"
         command = [sys.executable, "-P", "-m", "pytest", "-p", "pytest_timeout", "-p", "record"]
         command += ["-p", "no:cacheprovider", "-q", "-q", f"--timeout={TEST_TIMEOUT_SECONDS}"]
-        command += [f"--dburi={url}"] if self.dialect else ["-c", os.devnull, f"--rootdir={folder}"]
+        command += [f"--dburi={url}"] if self.driver else ["-c", os.devnull, f"--rootdir={folder}"]
         command += [*self.options, self.tests]
         log = record.with_suffix(".log")
         with log.open("w", encoding="utf-8") as file:
@@ -111,7 +115,7 @@ SQLALCHEMY = Suite(
     distribution="sqlalchemy",
     tests="test/dialect/test_suite.py",
     schema=_SQLALCHEMY_SCHEMA,
-    dialect="postgresql+psycopg",
+    driver="psycopg",
 )
 SQLALCHEMY_POSTGRESQL = Suite(
     "sqlalchemy-postgresql",
@@ -119,14 +123,14 @@ SQLALCHEMY_POSTGRESQL = Suite(
     distribution="sqlalchemy",
     tests="test/dialect/postgresql",
     schema=_SQLALCHEMY_SCHEMA,
-    dialect="postgresql+psycopg",
+    driver="psycopg",
 )
 SUITES = {suite.name: suite for suite in (ASYNCPG, PSYCOPG2, SQLALCHEMY, SQLALCHEMY_POSTGRESQL)}
 
 
 def _environment(port: int, programs: Path, database: str) -> dict[str, str]:
     """The caller's, but for what could decide which server is tested, and how."""
-    ours = ("PG", "PSYCOPG2_", "PYTEST_", "CONFORMANCE_")
+    ours = ("PG", "PSYCOPG2_", "PYTEST_", "CONFORMANCE_", "HYPERDRIVE_")
     kept = {name: text for name, text in os.environ.items() if not name.startswith(ours)}
     return {
         **kept,
@@ -137,5 +141,7 @@ def _environment(port: int, programs: Path, database: str) -> dict[str, str]:
         "PGINSTALLATION": str(programs),
         "PSYCOPG2_TESTDB": database,
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-        "PYTHONPATH": str(Path(__file__).resolve().parent),
+        "PYTHONPATH": os.pathsep.join(
+            [str(Path(__file__).resolve().parent), *filter(None, [kept.get("PYTHONPATH")])]
+        ),
     }

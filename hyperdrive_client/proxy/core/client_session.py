@@ -936,8 +936,8 @@ class ClientSession:
     def _answers_unlinked(self, chunk: Chunk, index: int) -> int:
         """Answer what needs no origin; how many messages that is, or 0.
 
-        BEGIN, and the end of what has not reached the origin; the Parse of a known statement, any
-        Close; and anything in a transaction that is lost.
+        BEGIN, and the end of what has not reached the origin; an empty query; the Parse of a known
+        statement, any Close; and anything in a transaction that is lost.
         """
         buffer, messages, _ = chunk
         kind, position, stop = messages[index]

@@ -140,6 +140,11 @@ def answers_alone(client: ClientSession, chunk: Chunk, index: int) -> int:
     kind, position, stop = messages[index]
     if kind == m.QUERY:
         start = position + 5
+        if stop <= start + 2 and buffer[start : stop - 1] in (b"", b";"):
+            # psycopg's check_connection, SQLAlchemy's pool_pre_ping.
+            client.unnamed = None
+            client.send(m.EMPTY_QUERY_MESSAGE + m.ready_for_query(client.status))
+            return 1
         if buffer[start : start + 2].lower() not in _CONTROL_PREFIXES or stop > position + 200:
             return 0
         text = buffer[start : stop - 1]

@@ -23,6 +23,13 @@ class TestWithoutALink:
         client.receives()
         server.receives()
 
+    @pytest.mark.parametrize("text", ["", ";"])
+    def test_an_empty_query_is_answered_here(self, proxy, text):
+        client, server = proxy.pair()
+        client.sends(f"Q {text}", "Q begin", f"Q {text}")
+        client.receives("I", "Z I", "C BEGIN", "Z T", "I", "Z T")
+        server.receives()
+
     def test_goodbye(self, proxy):
         client, server = proxy.pair()
         client.sends("X")
@@ -47,11 +54,12 @@ class TestQueries:
         server.sends("T a", "D 1", "C SELECT 1", "Z I")
         client.receives("T a", "D 1", "C SELECT 1", "Z I")
 
-    def test_an_empty_query(self, proxy):
-        client, server = proxy.pair()
+    def test_an_empty_query_in_a_transaction(self, proxy):
+        client, server = proxy.linked()
         client.sends("Q ")
-        server.sends("I", "Z I")
-        client.receives("I", "Z I")
+        server.receives("Q")
+        server.sends("I", "Z T")
+        client.receives("I", "Z T")
 
     def test_half_a_message_waits_for_the_rest(self, proxy):
         client, server = proxy.pair()
