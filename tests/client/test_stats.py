@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -28,6 +31,18 @@ def test_what_a_transaction_costs(database: str) -> None:
         connection.rollback()
     assert spent(before, written) == 2
     assert spent(written, read) == 1
+
+
+def test_the_pages_example(
+    page: Callable[[str], Any],
+    database: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run_python: Callable[..., list[str]],
+) -> None:
+    (program,) = page("docs/how-it-works.md").write_files(tmp_path)
+    monkeypatch.setenv("HYPERDRIVE_URL_HYPERDRIVE", database)
+    assert run_python(program.read_text()) == ["round", "trips:", "1"]
 
 
 def test_what_it_has_now_and_had_so_far(database: str) -> None:

@@ -74,6 +74,8 @@ SETTINGS = (
     {},
     {b"TimeZone": b"Asia/Tokyo"},
     {b"options": b"-c work_mem=1MB -c a.b=c"},
+    {b"options": b"-c hyperdrive.report=on"},
+    {b"database": b"hyperdrive.console"},
     {b"application_name": b"fuzz \xff", b"search_path": b"one"},
 )
 USER = {b"user": b"visitor", b"database": b"app"}

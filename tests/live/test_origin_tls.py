@@ -264,8 +264,14 @@ class TestDirect:
     """``sslnegotiation=direct``, with another proxy as the origin or a scripted one."""
 
     @pytest.fixture
-    def behind(self, start_proxy: StartProxy, certificates: Certificates) -> Origin:
-        """A proxy with TLS in front of the test's database, as an origin."""
+    def behind(
+        self,
+        start_proxy: StartProxy,
+        certificates: Certificates,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> Origin:
+        """A proxy with TLS in front of the test's database, as an origin that is none of ours."""
+        monkeypatch.setattr("hyperdrive_client.proxy.core.client_session.MARKER", b"")
         proxy = start_proxy(
             user="postgres",
             ssl="require",

@@ -136,7 +136,7 @@ class ClientSession:
         self.waits_for = ""
         """Why it has no link yet, or must not use it; nothing while it need not wait."""
         self.waiting_since = now
-        self.reports = False
+        self.wants_reports = False
         """It has asked to be told of its waits and pins."""
         self.untold: dict[bytes, bytes] = {}
         """What it is to be told where no message is cut by it."""
@@ -277,8 +277,8 @@ class ClientSession:
             origin.abandon(now, vanished=vanished)
         self._link_ended(now, has_link)
         self.pinned = 0
-        # Nothing is told any more.
-        self.reports = False
+        # It is told nothing any more.
+        self.wants_reports = False
         reports.has_waited(self, now)
 
     # Start-up.
@@ -310,7 +310,7 @@ class ClientSession:
             self.settings = startup_settings(parameters)
             self.application_name = application_name(parameters)
             self.core.counters.clients += 1
-            self.reports = asks_for_reports(parameters)
+            self.wants_reports = asks_for_reports(parameters)
             self.pool = self.core.pool_of(startup.database)
             self._held.append(startup.rest)
             profile = self.pool.profile(self.settings)
@@ -454,6 +454,7 @@ class ClientSession:
 
         ``None``: the client has heard the reason already, or is in the middle of a message.
         """
+        reports.has_waited(self, now)
         if self.state in (_WAITING, ClientState.JOINING):
             self.link_failed(failure or LOST, now)
         elif failure is not None and self.outlives_link(origin):

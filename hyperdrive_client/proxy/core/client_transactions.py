@@ -9,6 +9,7 @@ from ...protocol import messages as m
 from ...protocol.framing import Chunk
 from ...sql.facts import BEGIN, COMMIT, OTHER, Facts, facts_of
 from . import client_statements, inspection, reports
+from . import expected as e
 from .request_fields import lists_statements, parse_fields, text_of
 from .statements import NO_TYPES, LazyBegin
 
@@ -81,7 +82,8 @@ def ends_early(
 ) -> bool:
     """Whether this Query ends a transaction of reads, so that the client need not wait."""
     if (
-        origin.expected
+        # Behind a client's Query the answer to our own Sync may still be on its way.
+        any(entry is not e.SKIPPED_SYNC for entry in origin.expected)
         or origin.status != m.IN_TRANSACTION
         or not origin.reads_only
         or origin.batch_open

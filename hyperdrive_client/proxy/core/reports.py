@@ -45,14 +45,14 @@ def has_waited(client: ClientSession, now: float) -> None:
         counters = client.core.counters
         counters.waits += 1
         counters.wait_seconds += seconds
-    if client.reports:
+    if client.wants_reports:
         client.untold[LAST_WAIT] = f"{cause}, {seconds:.3f} s".encode()
         tell(client)
 
 
 def is_pinned(client: ClientSession) -> None:
     """It is for more reasons than before."""
-    if client.reports:
+    if client.wants_reports:
         client.untold[LAST_PIN] = ", ".join(reasons(client.pinned)).encode()
         tell(client)
 

@@ -354,6 +354,21 @@ class TestUntouched:
 class TestEarlyEnd:
     """The end of a transaction that did nothing but read."""
 
+    def test_the_answer_to_our_own_sync_is_not_waited_for(self, proxy):
+        client, server = proxy.pair()
+        begins(client)
+        client.sends("Q select 1")
+        server.is_asked(*BEGUN, *INSPECTED, "Q select 1", "S")
+        server.sends("1", "2", "C BEGIN", "1", "2", ISOLATION, "C SELECT", *READ, "Z T")
+        client.receives(*READ, "Z T")
+        client.sends("Q commit")
+        client.receives("C COMMIT", "Z I")
+        server.receives("Q commit")
+        server.sends("Z T")
+        assert server.state == "ending"
+        server.sends("C COMMIT", "Z I")
+        assert server.state == "idle"
+
     @pytest.mark.parametrize(("text", "tag"), [("commit", "COMMIT"), ("rollback", "ROLLBACK")])
     def test_it_is_answered_at_once(self, proxy, text, tag):
         client, server = proxy.pair()

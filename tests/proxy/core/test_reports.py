@@ -207,6 +207,24 @@ class TestWaits:
             "S hyperdrive.last_wait=held back until other transactions have ended, 0.003 s"
         )
 
+    def test_for_the_ends_of_other_transactions_until_the_link_is_lost(self, proxy):
+        reader, server = proxy.pair()
+        client = proxy.client(options=ASK)
+        reader.sends("Q begin")
+        reader.sends("Q select 1")
+        server.hears()
+        server.sends("1", "2", "C BEGIN", "1", "2", "D isolation\tread committed", "C SELECT 1")
+        server.sends("T a", "D 1", "C SELECT 1", "Z T", "Z T")
+        reader.sends("Q commit")
+        client.sends("Q drop table t")
+        second = proxy.servers[1]
+        second.starts()
+        client.hears()
+        proxy.now += 0.003
+        second.closes()
+        held = "S hyperdrive.last_wait=held back until other transactions have ended, 0.003 s"
+        assert client.hears()[0] == held
+
     def test_that_ended_in_an_error(self, start):
         proxy = start(origin_connection_limit=1, pool_timeout=15)
         proxy.linked()
