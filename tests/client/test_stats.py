@@ -18,9 +18,9 @@ def spent(before: ProxyStats, after: ProxyStats) -> int:
 
 
 def test_what_a_transaction_costs(database: str) -> None:
+    with psycopg.connect(database) as straight:
+        straight.execute("CREATE TABLE t (n int)")
     with Proxy(database, mode="thread") as proxy, connect(proxy.connection_string) as connection:
-        connection.execute("CREATE TABLE t (n int)")
-        connection.commit()
         before = proxy.stats()
         connection.execute("INSERT INTO t VALUES (1)")
         connection.commit()

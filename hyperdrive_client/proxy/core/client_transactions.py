@@ -81,9 +81,10 @@ def ends_early(
     client: ClientSession, origin: OriginSession, buffer: bytes, position: int, stop: int
 ) -> bool:
     """Whether this Query ends a transaction of reads, so that the client need not wait."""
+    expected = origin.expected
     if (
         # Behind a client's Query the answer to our own Sync may still be on its way.
-        any(entry is not e.SKIPPED_SYNC for entry in origin.expected)
+        (expected and (len(expected) > 1 or expected[0] is not e.SKIPPED_SYNC))
         or origin.status != m.IN_TRANSACTION
         or not origin.reads_only
         or origin.batch_open
