@@ -53,7 +53,7 @@ class Console:
     def _query(self, text: bytes) -> bytes:
         match text.lower().replace(b";", b" ").split():
             case []:
-                return m.message(m.EMPTY_QUERY_RESPONSE, b"")
+                return m.EMPTY_QUERY_MESSAGE
             case [b"begin", *_] | [b"start", b"transaction", *_]:
                 self._status = m.IN_TRANSACTION
                 return m.command_complete(b"BEGIN")
