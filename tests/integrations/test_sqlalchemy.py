@@ -118,6 +118,13 @@ def test_a_url_with_a_user_port_or_postgres_dsn_is_an_origin(postgres_dsn: str) 
     engine.dispose()
 
 
+def test_a_url_that_leads_to_a_running_proxy_is_connected_to_straight(postgres_dsn: str) -> None:
+    with hyperdrive_client.Proxy(postgres_dsn, mode="thread") as proxy:
+        engine = create_engine(make_url(proxy.connection_string).set(drivername="hyperdrive"))
+        assert driver_connection(engine).info.port == proxy.port
+        engine.dispose()
+
+
 def test_every_part_of_an_origin_may_hold_anything() -> None:
     password = r"""a b'c"\d@e:f/g?h#i%j=k&lé"""
     url = URL.create(
