@@ -12,7 +12,8 @@ nox.options.reuse_existing_virtualenvs = True
 COVERED = "hyperdrive_client/protocol/*,hyperdrive_client/proxy/core/*"
 
 # Whose own test suites are run; the sdists are of the same versions.
-DRIVERS = ("asyncpg==0.32.0", "psycopg2-binary==2.9.13", "sqlalchemy==2.1.9")
+DRIVERS = ("asyncpg==0.32.0", "psycopg2-binary==2.9.13")
+SQLALCHEMY = ("2.0.58", "2.1.9")
 
 
 @nox.session
@@ -70,19 +71,21 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def conformance(session: nox.Session) -> None:
     """The drivers' own test suites, directly and through the proxy; see docs/conformance.md."""
-    run_suites(session, "asyncpg", "psycopg2", "loads")
+    run_suites(session, SQLALCHEMY[-1], "asyncpg", "psycopg2", "loads")
 
 
 @nox.session
-def compliance(session: nox.Session) -> None:
-    """SQLAlchemy's compliance suite and its PostgreSQL tests, the same way."""
-    run_suites(session, "sqlalchemy-suite", "sqlalchemy-postgresql")
+@nox.parametrize("sqlalchemy", SQLALCHEMY)
+def compliance(session: nox.Session, sqlalchemy: str) -> None:
+    """SQLAlchemy's own suites, the same way, and on the library's dialect beside psycopg's."""
+    run_suites(session, sqlalchemy, "sqlalchemy-suite", "sqlalchemy-postgresql", "dialects")
 
 
-def run_suites(session: nox.Session, *suites: str) -> None:
+def run_suites(session: nox.Session, sqlalchemy: str, *suites: str) -> None:
     """Run ``suites``, or those named on the command line; sdists and results stay in the cache."""
-    session.install("-e", ".[demo]", *DRIVERS, "distro", "pytest>=8.2", "pytest-timeout>=2.3")
-    folder = session.cache_dir.resolve() / "conformance"
+    drivers = (*DRIVERS, f"sqlalchemy[asyncio]=={sqlalchemy}")
+    session.install("-e", ".[demo]", *drivers, "distro", "pytest>=8.2", "pytest-timeout>=2.3")
+    folder = session.cache_dir.resolve() / "conformance" / sqlalchemy
     command = ["python", "tests/conformance/run.py", f"--folder={folder}"]
     session.run(*command, *(session.posargs or suites))
 

@@ -48,7 +48,10 @@ class _FirstLook(NamedTuple):
 
 
 class _Psycopg:
-    """The module psycopg, but for where its connections lead."""
+    """The module psycopg, but for where its connections lead.
+
+    A binding is resolved at each connect, so the engine's URL never holds the origin's password.
+    """
 
     connect = staticmethod(Connection.connect)
     Connection = Connection

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import CreateEnginePlugin
+from sqlalchemy import URL, CreateEnginePlugin
 from sqlalchemy.dialects import plugins
 
 
 class NativeHstore(CreateEnginePlugin):
     """Acts like ``create_engine(…, use_native_hstore=True)``."""
+
+    def update_url(self, url: URL) -> URL:
+        return url
 
     def handle_dialect_kwargs(self, dialect_cls: Any, dialect_args: dict[str, Any]) -> None:
         dialect_args["use_native_hstore"] = True

@@ -118,9 +118,9 @@ def compare_dialects(suite: Suite, folder: Path, output: Path) -> list[Differenc
         print(f"\n{suite}, psycopg{kind} and hyperdrive{kind}", flush=True)
         stock = Runner(replace(suite, driver=f"psycopg{kind}"), folder, output)
         ours = replace(suite, driver=f"hyperdrive{kind}")
-        expected = stock.direct("psycopg's dialect, directly")
+        expected = stock.direct()
         spawning = Runner(replace(ours, hyperdrive_proxy="process"), folder, output)
-        spawned = spawning.direct("ours, with its own proxy")
+        spawned = spawning.direct("with its own proxy")
         running, report = Runner(ours, folder, output).proxied(LIMIT)
         show_pins(report)
         worse = [*differences(expected, spawned), *differences(expected, running)]
@@ -137,7 +137,7 @@ def with_native_hstore(runner: Runner, expected: Results) -> list[Difference]:
         return []
     options = (*runner.suite.options, "-p", "native_hstore")
     suite = replace(runner.suite, query="?plugin=native_hstore", options=options)
-    results = Runner(suite, runner.folder, runner.output).direct("native hstore", expected)
+    results = Runner(suite, runner.folder, runner.output).direct("with native hstore", expected)
     return judge(runner, list(differences(expected, results)), {})
 
 

@@ -5,15 +5,30 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
-from sqlalchemy import URL, Engine, create_engine, event, exc, select, text
-from sqlalchemy.dialects import registry
+from sqlalchemy import (
+    URL,
+    CreateEnginePlugin,
+    Engine,
+    MetaData,
+    Table,
+    create_engine,
+    engine_from_config,
+    event,
+    exc,
+    insert,
+    inspect,
+    select,
+    text,
+)
+from sqlalchemy.dialects import plugins, registry
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, QueuePool, StaticPool
 
 import hyperdrive_client
 from hyperdrive_client import AsyncConnection, Connection, connect
@@ -24,6 +39,7 @@ from hyperdrive_client.integrations.sqlalchemy import (
     HyperdriveDialectAsync,
     HyperdrivePool,
 )
+from hyperdrive_client.origin import EmbeddedPostgres
 
 SCHEMES = ["hyperdrive", "postgresql+hyperdrive"]
 
@@ -100,6 +116,13 @@ def test_a_url_with_a_user_port_or_postgres_dsn_is_an_origin(postgres_dsn: str) 
     with connect(postgres_dsn) as other:
         assert connection.info.port == other.info.port
     engine.dispose()
+
+
+def test_a_url_that_leads_to_a_running_proxy_is_connected_to_straight(postgres_dsn: str) -> None:
+    with hyperdrive_client.Proxy(postgres_dsn, mode="thread") as proxy:
+        engine = create_engine(make_url(proxy.connection_string).set(drivername="hyperdrive"))
+        assert driver_connection(engine).info.port == proxy.port
+        engine.dispose()
 
 
 def test_every_part_of_an_origin_may_hold_anything() -> None:
@@ -236,12 +259,42 @@ def test_backslash_escapes_are_seen_at_start_up(binding: str) -> None:
     engine.dispose()
 
 
-def test_native_hstore_is_for_those_who_ask(binding: str) -> None:
-    assert not vars(create_engine(f"hyperdrive://{binding}").dialect)["use_native_hstore"]
-    engine = create_engine(f"hyperdrive://{binding}", use_native_hstore=True)
-    engine.connect().close()
-    assert vars(engine.dialect)["use_native_hstore"]
+HSTORES = text("SELECT 'a=>1'::hstore, ARRAY['b=>2'::hstore]")
+
+
+def test_native_hstore_is_for_those_who_ask(empty_binding: str) -> None:
+    with connect(empty_binding) as connection:
+        connection.execute("CREATE EXTENSION hstore")
+    plain = create_engine(f"hyperdrive://{empty_binding}")
+    native = create_engine(f"hyperdrive://{empty_binding}", use_native_hstore=True)
+    assert fetch_one(plain, HSTORES) == ('"a"=>"1"', '{"\\"b\\"=>\\"2\\""}')
+    for _ in range(2):  # the second connection, too, knows it
+        assert fetch_one(native, HSTORES) == ({"a": "1"}, [{"b": "2"}])
+        native.pool.dispose()
+    plain.dispose()
+
+
+async def test_native_hstore_is_there_with_asyncio_too(empty_binding: str) -> None:
+    engine = create_async_engine(f"hyperdrive://{empty_binding}", use_native_hstore=True)
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE EXTENSION hstore"))
+    await engine.dispose()
+    engine = create_async_engine(f"hyperdrive://{empty_binding}", use_native_hstore=True)
+    async with engine.connect() as connection:
+        assert tuple((await connection.execute(HSTORES)).one()) == ({"a": "1"}, [{"b": "2"}])
+    await engine.dispose()
+
+
+def test_who_asks_for_native_hstore_where_there_is_none_gets_along(empty_binding: str) -> None:
+    engine = create_engine(f"hyperdrive://{empty_binding}", use_native_hstore=True)
+    assert fetch_one(engine, text("SELECT 1")) == (1,)
+    assert not vars(engine.dialect)["_has_native_hstore"]
     engine.dispose()
+
+
+def fetch_one(engine: Engine, statement: Any) -> tuple[Any, ...]:
+    with engine.connect() as connection:
+        return tuple(connection.execute(statement).one())
 
 
 @pytest.mark.parametrize(
@@ -298,9 +351,45 @@ def test_a_larger_pool_is_capped_with_a_warning(
     assert isinstance(asynchronous.pool, AsyncHyperdrivePool)
 
 
-def test_another_pool_class_is_the_users_choice(binding: str) -> None:
+def test_null_pool_closes_each_connection(binding: str) -> None:
     engine = create_engine(f"hyperdrive://{binding}", poolclass=NullPool)
     assert driver_connection(engine).closed
+
+
+def test_static_pool_keeps_one_connection(binding: str) -> None:
+    engine = create_engine(f"hyperdrive://{binding}", poolclass=StaticPool)
+    assert driver_connection(engine) is driver_connection(engine)
+    engine.dispose()
+
+
+def test_a_larger_pool_of_another_class_is_the_users_choice() -> None:
+    engine = create_engine("hyperdrive://X", poolclass=QueuePool, pool_size=20)
+    assert isinstance(engine.pool, QueuePool)
+    assert engine.pool.size() == 20
+
+
+def test_a_creator_connects_in_its_own_way(binding: str) -> None:
+    engine = create_engine("hyperdrive://", creator=lambda: connect(binding))
+    assert isinstance(engine.pool, HyperdrivePool)
+    assert fetch_one(engine, text("SELECT 1")) == (1,)
+    engine.dispose()
+
+
+async def test_an_async_creator_connects_in_its_own_way(binding: str) -> None:
+    async def create() -> AsyncConnection[Any]:
+        return await AsyncConnection.connect(binding)
+
+    engine = create_async_engine("hyperdrive://", async_creator=create)
+    async with engine.connect() as connection:
+        assert await connection.scalar(text("SELECT 1")) == 1
+    await engine.dispose()
+
+
+def test_settings_of_a_file_may_be_text(binding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"sqlalchemy.url": f"hyperdrive://{binding}", "sqlalchemy.max_pool_size": "7"}
+    engine = engine_from_config(settings)
+    assert isinstance(engine.pool, HyperdrivePool)
+    assert engine.pool.size() == 7
 
 
 def test_no_more_connections_are_open_than_the_limit(binding: str) -> None:
@@ -349,6 +438,222 @@ def test_listeners_can_change_what_is_connected_to(binding: str) -> None:
     engine.dispose()
 
 
+def test_listeners_may_connect_with_the_dialects_driver(binding: str) -> None:
+    engine = create_engine(f"hyperdrive://{binding}")
+
+    @event.listens_for(engine, "do_connect")
+    def begin(dialect: Any, record: Any, arguments: list[Any], parameters: Any) -> Any:
+        connection = dialect.dbapi.connect(*arguments, **parameters)
+        connection.execute("SELECT 1")
+        return connection
+
+    assert type(driver_connection(engine)) is Connection
+    assert engine.dialect.default_schema_name == "public"
+    engine.dispose()
+
+
+async def test_listeners_may_connect_with_the_async_dialects_driver(binding: str) -> None:
+    engine = create_async_engine(f"hyperdrive://{binding}")
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def begin(dialect: Any, record: Any, arguments: list[Any], parameters: Any) -> Any:
+        return dialect.dbapi.connect(*arguments, **parameters)
+
+    async with engine.connect() as connection:
+        raw = await connection.get_raw_connection()
+        assert type(raw.driver_connection) is AsyncConnection
+    await engine.dispose()
+
+
+def test_a_password_from_a_listener_is_refused_in_clear_words(binding: str) -> None:
+    engine = create_engine(f"hyperdrive://{binding}")
+
+    @event.listens_for(engine, "do_connect")
+    def log_in(dialect: Any, record: Any, arguments: list[Any], parameters: Any) -> None:
+        parameters["password"] = "a token"
+
+    with pytest.raises(exc.InterfaceError, match="password can't be given beside a binding"):
+        engine.connect()
+
+
+def test_a_password_file_is_read_for_each_connection_to_the_origin(
+    postgres_dsn: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    role = f"role_{uuid4().hex}"
+
+    def rotate(token: str) -> None:
+        admin.execute(f"ALTER ROLE {role} PASSWORD '{token}'")
+        file.write_text(f"*:*:*:{role}:{token}\n")
+        file.chmod(0o600)
+
+    def sessions() -> Any:
+        found = admin.execute("SELECT count(*) FROM pg_stat_activity WHERE usename = %s", [role])
+        return found.fetchone()
+
+    with psycopg.connect(postgres_dsn, autocommit=True) as admin:
+        admin.execute(f"CREATE ROLE {role} LOGIN")
+        rotate("first")
+        url = make_url(postgres_dsn)._replace(
+            drivername="hyperdrive", username=role, password=None, query={"passfile": str(file)}
+        )
+        engine = create_engine(url)
+        with engine.connect() as one, engine.connect() as other:
+            one.execute(text("SELECT 1"))
+            assert sessions() == (1,)
+            rotate("second")
+            other.execute(text("SELECT 1"))
+            assert sessions() == (2,)
+        engine.dispose()
+        admin.execute(f"DROP ROLE {role}")
+
+
+def test_what_is_set_lasts_like_on_any_connection(binding: str) -> None:
+    engine = create_engine(f"hyperdrive://{binding}", pool_size=1)
+    with engine.begin() as connection:
+        connection.execute(text("SET statement_timeout = '12s'"))
+    with engine.connect() as connection:
+        assert connection.scalar(text("SHOW statement_timeout")) == "12s"
+        connection.execute(text("SET statement_timeout = '34s'"))
+        connection.rollback()
+        assert connection.scalar(text("SHOW statement_timeout")) == "12s"
+    engine.dispose()
+
+
+def test_what_is_set_at_each_connect_holds_on_each(binding: str) -> None:
+    engine = create_engine(f"hyperdrive://{binding}")
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, record: Any) -> None:
+        connection.execute("SET search_path = pg_catalog")
+        connection.commit()
+
+    both = engine.connect(), engine.connect()
+    for connection in both:
+        for _ in range(2):
+            assert connection.scalar(text("SHOW search_path")) == "pg_catalog"
+            connection.commit()
+        connection.close()
+    engine.dispose()
+
+
+def test_an_isolation_level_ends_with_the_checkout(binding: str) -> None:
+    engine = create_engine(f"hyperdrive://{binding}", pool_size=1)
+    shown = text("SHOW transaction_isolation")
+    for level in ("SERIALIZABLE", "REPEATABLE READ", "AUTOCOMMIT"):
+        with engine.connect().execution_options(isolation_level=level) as connection:
+            expected = "READ COMMITTED" if level == "AUTOCOMMIT" else level
+            assert connection.scalar(shown) == expected.lower()
+        with engine.connect() as connection:
+            assert connection.get_isolation_level() == "READ COMMITTED"
+            assert connection.scalar(shown) == "read committed"
+    engine.dispose()
+
+
+def test_a_read_only_transaction_refuses_to_write(empty_binding: str) -> None:
+    engine = create_engine(f"hyperdrive://{empty_binding}")
+    read_only = engine.execution_options(postgresql_readonly=True)
+    with (
+        read_only.connect() as connection,
+        pytest.raises(exc.InternalError, match="read-only transaction"),
+    ):
+        connection.execute(text("CREATE TABLE t ()"))
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE t ()"))
+    engine.dispose()
+
+
+def test_a_result_is_streamed_by_a_cursor_of_the_server(binding: str) -> None:
+    engine = create_engine(f"hyperdrive://{binding}")
+    rows = text("SELECT generate_series(1, 2500)")
+    with engine.connect() as connection:
+        result = connection.execution_options(stream_results=True).execute(rows)
+        assert isinstance(result.cursor, psycopg.ServerCursor)
+        assert result.scalars().all() == list(range(1, 2501))
+    engine.dispose()
+
+
+async def test_a_result_is_streamed_with_asyncio(binding: str) -> None:
+    engine = create_async_engine(f"hyperdrive://{binding}")
+    async with engine.connect() as connection:
+        rows = await connection.stream_scalars(text("SELECT generate_series(1, 2500)"))
+        assert [row async for row in rows] == list(range(1, 2501))
+    await engine.dispose()
+
+
+def test_many_rows_are_inserted_at_once_and_return_their_keys_in_order(empty_binding: str) -> None:
+    engine = create_engine(f"hyperdrive://{empty_binding}")
+    Base.metadata.create_all(engine)
+    statements: list[str] = []
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def note(connection: Any, cursor: Any, statement: str, *others: Any) -> None:
+        statements.append(statement)
+
+    with Session(engine) as session:
+        notes = [Note(body=str(number)) for number in range(2500)]
+        session.add_all(notes)
+        session.commit()
+        assert len(statements) == 3  # 1,000 rows each
+        assert [note.id for note in session.scalars(select(Note).order_by(Note.id))] == [
+            note.id for note in notes
+        ]
+    engine.dispose()
+
+
+def test_a_prepared_transaction_is_committed_by_another_connection() -> None:
+    with EmbeddedPostgres(settings={"max_prepared_transactions": "2"}) as server:
+        engine = create_engine(
+            make_url(server.connection_string).set(drivername="hyperdrive"), pool_size=2
+        )
+        Base.metadata.create_all(engine)
+        with engine.connect() as connection, connection.begin_twophase("a") as transaction:
+            connection.execute(insert(Note).values(body="one"))
+            transaction.prepare()
+            with engine.connect() as other:
+                assert other.recover_twophase() == ["a"]
+                assert other.scalars(select(Note.body)).all() == []
+                other.rollback()
+            transaction.commit()
+        with engine.connect() as connection:
+            assert connection.recover_twophase() == []
+            assert connection.scalars(select(Note.body)).all() == ["one"]
+        engine.dispose()
+
+
+def test_tables_are_reflected(empty_binding: str) -> None:
+    engine = create_engine(f"hyperdrive://{empty_binding}")
+    Base.metadata.create_all(engine)
+    assert inspect(engine).get_table_names() == ["note"]
+    table = Table("note", MetaData(), autoload_with=engine)
+    assert [column.name for column in table.primary_key] == ["id"]
+    engine.dispose()
+
+
+def test_plugins_of_the_url_are_sqlalchemys(binding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    class Plugin(CreateEnginePlugin):
+        def __init__(self, url: URL, arguments: dict[str, Any]) -> None:
+            asked.append(url.query["plugin"])
+
+        def update_url(self, url: URL) -> URL:
+            return url
+
+    monkeypatch.setitem(plugins.impls, "noted", lambda: Plugin)
+    engine = create_engine(f"hyperdrive://{binding}?plugin=noted")
+    assert asked == ["noted"]
+    assert fetch_one(engine, text("SELECT 1")) == (1,)
+    engine.dispose()
+
+
+def test_a_url_may_name_several_hosts() -> None:
+    engine = create_engine("hyperdrive://u:p@/app?host=one:5433&host=two:5434")
+    arguments, _ = engine.dialect.create_connect_args(engine.url)
+    addresses = parse_connection_string(arguments[0]).addresses
+    assert [(each.host, each.port) for each in addresses] == [("one", 5433), ("two", 5434)]
+
+
 def test_a_forked_child_begins_with_an_empty_pool(
     binding: str, run_python: Callable[..., None]
 ) -> None:
@@ -369,7 +674,8 @@ def test_a_forked_child_begins_with_an_empty_pool(
         if child == 0:
             assert engine.pool.checkedout() == 0
             assert socket() != parents
-            again = [engine.connect() for _ in range(5)]
+            again = [engine.connect() for _ in range(4)]
+            engine.dispose()
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
         assert socket() == parents
