@@ -138,8 +138,7 @@ class Project:
             server = Server(process, port)
             wait_until(server.answers, f"{command} answers")
             yield server
-            # As Ctrl-C in a terminal, which all of its processes get.
-            os.killpg(process.pid, signal.SIGINT)
+            os.killpg(process.pid, signal.SIGTERM)
             process.wait(SECONDS)
         except BaseException as error:
             error.add_note(log.read_text(errors="replace"))
