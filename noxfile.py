@@ -69,7 +69,9 @@ def frameworks(session: nox.Session) -> None:
     """The examples of the frameworks' pages, with nothing skipped."""
     session.install("-e", ".[dev]", *FRAMEWORKS)
     environment = {"HYPERDRIVE_FRAMEWORKS": "required"}
-    session.run("pytest", *(session.posargs or ["tests/frameworks"]), env=environment)
+    session.run(
+        "pytest", "--timeout=300", *(session.posargs or ["tests/frameworks"]), env=environment
+    )
 
 
 @nox.session

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from textwrap import dedent
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from .conftest import ORIGIN_CONNECTION_LIMIT
@@ -83,7 +85,6 @@ def django(kind: str, project: Project, page: Callable[[str], Page]) -> Page:
     it.write_files(project.folder)
     project.write("manage.py", MANAGE)
     project.write("shop/__init__.py", "")
-    project.write("hyperdrive_backend/__init__.py", "")
     fields = project.read("settings.py")
     [of_backend] = [each for each in it.blocks("python") if each.startswith("DATABASES")]
     if kind == "backend":
@@ -240,15 +241,29 @@ def test_persistent_connections_of_many_threads_share_the_proxys(project: Projec
     assert connections <= ORIGIN_CONNECTION_LIMIT
 
 
-@pytest.mark.usefixtures("django")
+@pytest.mark.parametrize("kind", ["fields"])
+def test_a_time_zone_in_the_options_is_there_from_the_start(project: Project, django: Page) -> None:
+    name = project.database.rpartition("/")[2]
+    with psycopg.connect(project.database, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} SET timezone = 'Asia/Tokyo'".encode())
+    program = """
+        with connection.Database.connect(**connection.get_connection_params()) as started:
+            print(json.dumps(started.info.parameter_status("TimeZone")))
+        """
+    assert run(project, program) == "Asia/Tokyo"
+    [option] = re.findall(r"`(OPTIONS = .*TimeZone.*)`", django.path.read_text())
+    set_options(project, option.replace("OPTIONS =", '"OPTIONS":'))
+    assert run(project, program) == "UTC"
+
+
 def test_its_tests_need_the_proxy_switched_off(kind: str, project: Project, django: Page) -> None:
     project.write("shop/tests.py", TESTS)
     command = "python manage.py test --no-input --parallel 2"
     assert "HYPERDRIVE_PROXY=off python manage.py test" in django.path.read_text()
     project.run(command, HYPERDRIVE_PROXY="off")
-    if kind == "fields":
-        refused = project.try_to_run(command, PYTHONWARNINGS="ignore")
-        assert '" does not exist' in refused.stderr
+    refused = project.try_to_run(command, HYPERDRIVE_PROXY="process", PYTHONWARNINGS="ignore")
+    told = {"fields": '" does not exist', "backend": "is being accessed by other users"}
+    assert told[kind] in refused.stderr
     assert project.rows("SELECT name FROM shop_item ORDER BY id") == [("pen",), ("ink",)]
 
 
