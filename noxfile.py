@@ -15,6 +15,19 @@ COVERED = "hyperdrive_client/protocol/*,hyperdrive_client/proxy/core/*"
 DRIVERS = ("asyncpg==0.32.0", "psycopg2-binary==2.9.13")
 SQLALCHEMY = ("2.0.58", "2.1.9")
 
+# Those whose examples in docs/ are run.
+FRAMEWORKS = (
+    "alembic>=1.16",
+    "django>=5.2",
+    "fastapi>=0.121",
+    "flask>=3.1",
+    "flask-migrate>=4.1",
+    "flask-sqlalchemy>=3.1",
+    "pandas>=2.2",
+    "sqlmodel>=0.0.24",
+    "uvicorn>=0.34",
+)
+
 
 @nox.session
 def tests(session: nox.Session) -> None:
@@ -50,6 +63,16 @@ def docs(session: nox.Session) -> None:
 def demo(session: nox.Session) -> None:
     session.install("-e", ".[demo]")
     session.run("hyperdrive", "demo", *session.posargs)
+
+
+@nox.session
+def frameworks(session: nox.Session) -> None:
+    """The examples of the frameworks' pages, with nothing skipped."""
+    session.install("-e", ".[dev]", *FRAMEWORKS)
+    environment = {"HYPERDRIVE_FRAMEWORKS": "required"}
+    session.run(
+        "pytest", "--timeout=300", *(session.posargs or ["tests/frameworks"]), env=environment
+    )
 
 
 @nox.session

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from textwrap import dedent
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
+
+from .conftest import ORIGIN_CONNECTION_LIMIT
 
 if TYPE_CHECKING:
     from tests.conftest import Page
@@ -81,7 +85,6 @@ def django(kind: str, project: Project, page: Callable[[str], Page]) -> Page:
     it.write_files(project.folder)
     project.write("manage.py", MANAGE)
     project.write("shop/__init__.py", "")
-    project.write("hyperdrive_backend/__init__.py", "")
     fields = project.read("settings.py")
     [of_backend] = [each for each in it.blocks("python") if each.startswith("DATABASES")]
     if kind == "backend":
@@ -134,9 +137,7 @@ def test_requests_at_once_lock_what_they_change(project: Project, options: str) 
     with project.serve(serve) as server, ThreadPoolExecutor(20) as clients:
         sold = list(clients.map(lambda _: json.loads(server.get("/sell/pen")), range(60)))
         assert sorted(each["pen"] for each in sold) == list(range(40, 100))
-        connections = project.origin_connections()
-        assert set(connections) == {"Cloudflare Hyperdrive"}
-        assert len(connections) <= 20
+        assert project.origin_connections() > 1
     assert project.rows("SELECT stock FROM shop_item WHERE name = 'pen'") == [(40,)]
 
 
@@ -157,7 +158,7 @@ def test_asynchronous_views_work_under_asgi(project: Project, options: str) -> N
     ):
         answers = set(clients.map(lambda _: server.get("/count"), range(60)))
         assert answers == {'{"items": 2}'}
-        assert len(project.origin_connections()) <= 20
+        assert project.origin_connections() > 0
 
 
 @pytest.mark.usefixtures("django")
@@ -237,18 +238,32 @@ def test_persistent_connections_of_many_threads_share_the_proxys(project: Projec
         """,
     )  # type: ignore[misc]
     assert clients == 41
-    assert connections <= 20
+    assert connections <= ORIGIN_CONNECTION_LIMIT
 
 
-@pytest.mark.usefixtures("django")
+@pytest.mark.parametrize("kind", ["fields"])
+def test_a_time_zone_in_the_options_is_there_from_the_start(project: Project, django: Page) -> None:
+    name = project.database.rpartition("/")[2]
+    with psycopg.connect(project.database, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} SET timezone = 'Asia/Tokyo'".encode())
+    program = """
+        with connection.Database.connect(**connection.get_connection_params()) as started:
+            print(json.dumps(started.info.parameter_status("TimeZone")))
+        """
+    assert run(project, program) == "Asia/Tokyo"
+    [option] = re.findall(r"`(OPTIONS = .*TimeZone.*)`", django.path.read_text())
+    set_options(project, option.replace("OPTIONS =", '"OPTIONS":'))
+    assert run(project, program) == "UTC"
+
+
 def test_its_tests_need_the_proxy_switched_off(kind: str, project: Project, django: Page) -> None:
     project.write("shop/tests.py", TESTS)
     command = "python manage.py test --no-input --parallel 2"
     assert "HYPERDRIVE_PROXY=off python manage.py test" in django.path.read_text()
     project.run(command, HYPERDRIVE_PROXY="off")
-    if kind == "fields":
-        refused = project.try_to_run(command, PYTHONWARNINGS="ignore")
-        assert '" does not exist' in refused.stderr
+    refused = project.try_to_run(command, HYPERDRIVE_PROXY="process", PYTHONWARNINGS="ignore")
+    told = {"fields": '" does not exist', "backend": "is being accessed by other users"}
+    assert told[kind] in refused.stderr
     assert project.rows("SELECT name FROM shop_item ORDER BY id") == [("pen",), ("ink",)]
 
 
@@ -267,7 +282,7 @@ def test_the_backend_finds_a_new_proxy_after_a_crash(project: Project, health_ch
     serve = "python manage.py runserver --noreload --nothreading 127.0.0.1:PORT"
     with project.serve(serve) as server:
         assert server.get("/") == '{"pen": 100, "ink": 7}'
-        assert project.kill_proxies() == 1
+        project.kill_proxy()
         answers = [server.get("/") for _ in range(3)]
     wrong = [answer for answer in answers if answer != '{"pen": 100, "ink": 7}']
     assert len(wrong) == (0 if health_checks else 1)
@@ -275,13 +290,13 @@ def test_the_backend_finds_a_new_proxy_after_a_crash(project: Project, health_ch
 
 @pytest.mark.parametrize("kind", ["fields"])
 @pytest.mark.usefixtures("django")
-def test_the_fields_lead_to_a_proxy_that_has_crashed_until_django_is_restarted(
+def test_after_a_crash_any_command_starts_the_proxy_that_the_fields_name(
     project: Project,
 ) -> None:
     serve = "python manage.py runserver --noreload --nothreading 127.0.0.1:PORT"
     with project.serve(serve) as server:
         assert server.get("/") == '{"pen": 100, "ink": 7}'
-        assert project.kill_proxies() == 1
+        project.kill_proxy()
         assert ["pen" in server.get("/") for _ in range(3)] == [False] * 3
-    with project.serve(serve) as server:
+        project.run("python manage.py check")
         assert server.get("/") == '{"pen": 100, "ink": 7}'
