@@ -14,6 +14,19 @@ COVERED = "hyperdrive_client/protocol/*,hyperdrive_client/proxy/core/*"
 # Whose own test suites are run; the sdists are of the same versions.
 DRIVERS = ("asyncpg==0.32.0", "psycopg2-binary==2.9.13", "sqlalchemy==2.1.9")
 
+# Those whose examples in docs/ are run.
+FRAMEWORKS = (
+    "alembic>=1.16",
+    "django>=5.2",
+    "fastapi>=0.121",
+    "flask>=3.1",
+    "flask-migrate>=4.1",
+    "flask-sqlalchemy>=3.1",
+    "pandas>=2.2",
+    "sqlmodel>=0.0.24",
+    "uvicorn>=0.34",
+)
+
 
 @nox.session
 def tests(session: nox.Session) -> None:
@@ -49,6 +62,14 @@ def docs(session: nox.Session) -> None:
 def demo(session: nox.Session) -> None:
     session.install("-e", ".[demo]")
     session.run("hyperdrive", "demo", *session.posargs)
+
+
+@nox.session
+def frameworks(session: nox.Session) -> None:
+    """The examples of the frameworks' pages, with nothing skipped."""
+    session.install("-e", ".[dev]", *FRAMEWORKS)
+    environment = {"HYPERDRIVE_FRAMEWORKS": "required"}
+    session.run("pytest", *(session.posargs or ["tests/frameworks"]), env=environment)
 
 
 @nox.session

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -27,7 +26,9 @@ import pytest
 import hyperdrive_client
 
 SECONDS = 60.0
-_MARK = "FRAMEWORKS_TEST"
+# Proxies inherit it, too, as they do all that is Python's.
+_MARK = "PYTHON_FRAMEWORKS_TEST"
+ORIGIN_CONNECTION_LIMIT = 5
 _FOREIGN = ("HYPERDRIVE_", "CLOUDFLARE_", "WRANGLER_", "PG", "PYTEST_", "DJANGO_", "FLASK_")
 
 
@@ -76,6 +77,7 @@ class Project:
             **kept,
             _MARK: uuid4().hex,
             "HYPERDRIVE_URL_HYPERDRIVE": database,
+            "HYPERDRIVE_ORIGIN_CONNECTION_LIMIT": str(ORIGIN_CONNECTION_LIMIT),
             "HYPERDRIVE_PROXY_IDLE_TIMEOUT": "1",
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(Path(hyperdrive_client.__file__).parents[1]),
@@ -147,35 +149,20 @@ class Project:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
-    @contextmanager
-    def start_proxy(self, command: str) -> Iterator[str]:
-        """Run ``hyperdrive serve``, on a free port; the connection string that it prints."""
-        process = subprocess.Popen(
-            shlex.split(re.sub(r"(?<=--listen )\S+", "127.0.0.1:0", command)),
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        with process:
-            try:
-                assert process.stdout is not None
-                yield process.stdout.readline().strip()
-            finally:
-                process.terminate()
-
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """What a query answers at the database itself."""
         with psycopg.connect(self.database, autocommit=True) as connection:
             return connection.execute(query.encode()).fetchall()
 
-    def origin_connections(self) -> list[str]:
-        """The names of the connections that others have to the database."""
-        found = self.rows(
+    def origin_connections(self) -> int:
+        """How many the proxy has; nobody else has any, and it never has more than its limit."""
+        names = self.rows(
             "SELECT application_name FROM pg_stat_activity WHERE datname = current_database() "
             "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
         )
-        return [name for (name,) in found]
+        assert set(names) <= {("Cloudflare Hyperdrive",)}
+        assert len(names) <= ORIGIN_CONNECTION_LIMIT
+        return len(names)
 
     def end_origin_connections(self) -> None:
         """Have the database end all connections, as an administrator would."""
@@ -198,14 +185,16 @@ class Project:
                 continue  # It has ended meanwhile.
         return found
 
-    def kill_proxies(self) -> int:
-        """End every proxy as a crash does; how many there were."""
-        commands = self.processes().items()
-        proxies = [number for number, command in commands if "hyperdrive_client" in command]
-        for number in proxies:
-            os.kill(number, signal.SIGKILL)
-        wait_until(lambda: not self.origin_connections(), "the proxies' connections have ended")
-        return len(proxies)
+    def proxies(self) -> list[int]:
+        """The process ids of the proxies that run."""
+        found = self.processes().items()
+        return [number for number, command in found if "hyperdrive_client" in command]
+
+    def kill_proxy(self) -> None:
+        """End the one proxy as a crash does."""
+        [number] = self.proxies()
+        os.kill(number, signal.SIGKILL)
+        wait_until(lambda: not self.origin_connections(), "its connections have ended")
 
 
 @pytest.fixture(autouse=True)
