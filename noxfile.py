@@ -18,15 +18,21 @@ SQLALCHEMY = ("2.0.58", "2.1.9")
 # Those whose examples in docs/ are run.
 FRAMEWORKS = (
     "alembic>=1.16",
+    "celery>=5.4",
     "django>=5.2",
     "fastapi>=0.121",
-    "flask>=3.1",
     "flask-migrate>=4.1",
     "flask-sqlalchemy>=3.1",
+    "flask>=3.1",
+    "gevent>=24.11",
+    "gunicorn>=23",
     "pandas>=2.2",
     "sqlmodel>=0.0.24",
     "uvicorn>=0.34",
+    "uwsgi>=2.0.28",
 )
+# What Python Workers run on, with a Node.js that lets it wait for sockets; from npm.
+PYODIDE = ("pyodide@314", "node@24")
 
 
 @nox.session
@@ -69,10 +75,22 @@ def demo(session: nox.Session) -> None:
 def frameworks(session: nox.Session) -> None:
     """The examples of the frameworks' pages, with nothing skipped."""
     session.install("-e", ".[dev]", *FRAMEWORKS)
-    environment = {"HYPERDRIVE_FRAMEWORKS": "required"}
-    session.run(
-        "pytest", "--timeout=300", *(session.posargs or ["tests/frameworks"]), env=environment
-    )
+    folder = session.cache_dir.resolve() / "node"
+    session.run("npm", "install", "--silent", "--prefix", str(folder), *PYODIDE, external=True)
+    environment = {
+        "HYPERDRIVE_FRAMEWORKS": "required",
+        "HYPERDRIVE_NODE_MODULES": str(folder / "node_modules"),
+    }
+    arguments = session.posargs or ["tests/frameworks"]
+    session.run("pytest", "--timeout=300", *arguments, env=environment)
+
+
+@nox.session
+def processes(session: nox.Session) -> None:
+    """16 processes with 1,000 transactions each and one proxy, which is killed the second time."""
+    session.install("-e", ".[demo]")
+    for arguments in ((), ("--kill",)):
+        session.run("python", "tests/client/many_processes.py", *arguments, *session.posargs)
 
 
 @nox.session

@@ -1,6 +1,6 @@
 """From a connection string to psycopg connections and pools, through a proxy that starts itself."""
 
-from hyperdrive_client.client.after_fork import drop_connections_after_fork
+from hyperdrive_client.client.after_fork import drop_connections_after_fork, notice_fork
 from hyperdrive_client.client.async_connection import AsyncConnection
 from hyperdrive_client.client.async_pool import AsyncConnectionPool
 from hyperdrive_client.client.connection import Connection, connect
@@ -26,6 +26,7 @@ __all__ = [
     "binding",
     "connect",
     "drop_connections_after_fork",
+    "notice_fork",
     "pool_size_limit",
     "warn_of_capped_pool",
 ]

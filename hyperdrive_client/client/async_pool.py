@@ -8,7 +8,7 @@ import psycopg_pool
 from psycopg.rows import TupleRow
 from typing_extensions import TypeVar
 
-from hyperdrive_client.client.after_fork import drop_connections_after_fork
+from hyperdrive_client.client.after_fork import drop_connections_after_fork, notice_fork
 from hyperdrive_client.client.async_connection import AsyncConnection
 from hyperdrive_client.client.pool_size import capped_pool_sizes, pool_size_limit
 from hyperdrive_client.errors import ConfigurationError
@@ -54,6 +54,11 @@ class AsyncConnectionPool(psycopg_pool.AsyncConnectionPool[ACT]):
     async def resize(self, min_size: int, max_size: int | None = None) -> None:
         """Change the size of the pool, within the same limit."""
         await super().resize(*capped_pool_sizes(min_size, max_size, self._size_limit))
+
+    async def getconn(self, timeout: float | None = None) -> ACT:
+        """Obtain a connection; see ``connection``, which gives it back as well."""
+        notice_fork()
+        return await super().getconn(timeout)
 
     def drop_connections(self) -> None:
         """Begin with an empty pool that is not open; for the child of a fork."""

@@ -8,7 +8,7 @@ import psycopg_pool
 from psycopg.rows import TupleRow
 from typing_extensions import TypeVar
 
-from hyperdrive_client.client.after_fork import drop_connections_after_fork
+from hyperdrive_client.client.after_fork import drop_connections_after_fork, notice_fork
 from hyperdrive_client.client.connection import Connection
 from hyperdrive_client.client.pool_size import capped_pool_sizes, pool_size_limit
 from hyperdrive_client.errors import ConfigurationError
@@ -63,6 +63,7 @@ class ConnectionPool(psycopg_pool.ConnectionPool[CT]):
 
     def getconn(self, timeout: float | None = None) -> CT:
         """Obtain a connection; see ``connection``, which gives it back as well."""
+        notice_fork()
         if self._reopen:
             # Not in the fork itself: a child that needs no connection needs no threads.
             self.open()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 
 from hyperdrive_client.bindings import Origin, Resolution
 from hyperdrive_client.client import variables
+from hyperdrive_client.client.after_fork import notice_fork, run_after_fork
 from hyperdrive_client.client.local_proxy import LocalProxy, is_one_of_ours
 from hyperdrive_client.client.shared_proxy import SharedProxy, shared_proxy_at
 from hyperdrive_client.errors import ProxyStartError
@@ -32,6 +32,7 @@ def proxy_for(resolution: Resolution) -> LocalProxy | SharedProxy | None:
     origin = resolution.origin
     if where == "off" or resolution.hosted or origin in _found_to_be_proxies:
         return None
+    notice_fork()
     with _lock:
         proxy = _proxies.get((where, origin))
         if proxy is not None and proxy.is_running:
@@ -83,5 +84,4 @@ def _renew_lock() -> None:
     _lock = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_renew_lock)
+run_after_fork(_renew_lock)

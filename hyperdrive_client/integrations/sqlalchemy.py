@@ -24,6 +24,7 @@ from hyperdrive_client.client import (
     AsyncConnection,
     Connection,
     drop_connections_after_fork,
+    notice_fork,
     pool_size_limit,
     warn_of_capped_pool,
 )
@@ -82,6 +83,10 @@ class HyperdrivePool(QueuePool):
             max_overflow = limit - pool_size
         super().__init__(creator, pool_size=pool_size, max_overflow=max_overflow, **others)
         drop_connections_after_fork(self)
+
+    def _do_get(self) -> Any:
+        notice_fork()
+        return super()._do_get()
 
     def drop_connections(self) -> None:
         """Begin with an empty pool; for the child of a fork."""

@@ -59,6 +59,12 @@ class ThreadProxy:
     """A proxy in a thread of this process."""
 
     def __init__(self, settings: Settings) -> None:
+        gevent = sys.modules.get("gevent.monkey")
+        if gevent is not None and gevent.is_module_patched("threading"):
+            raise ProxyStartError(
+                "a proxy can't run in a thread that gevent has made a greenlet: "
+                "HYPERDRIVE_PROXY=process runs it in a process of its own"
+            )
         self._app = App(settings)
         self.settings = self._app.start()
 
