@@ -1,9 +1,17 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
 from collections.abc import Callable
+from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 pytest_plugins = ["pytester"]
 
@@ -200,3 +208,159 @@ def test_without_an_origin_an_embedded_server_is_started(run: Run) -> None:
             assert hyperdrive_connection.execute("SELECT 1").fetchone() == (1,)
     """
     run(source, origin="").assert_outcomes(passed=1)
+
+
+EMBEDDED = """
+    import pathlib
+    import pytest
+
+    @pytest.mark.parametrize("n", range(2))
+    def test_it(hyperdrive_connection, hyperdrive_origin, worker_id, n):
+        (name,) = hyperdrive_connection.execute("SELECT current_database()").fetchone()
+        assert f"_{worker_id}_" in name
+        pathlib.Path(f"{worker_id}.origin").write_text(hyperdrive_origin)
+"""
+
+
+def origins(pytester: pytest.Pytester) -> list[dict[str, Any]]:
+    return [conninfo_to_dict(file.read_text()) for file in pytester.path.glob("*.origin")]
+
+
+def accepts(origin: dict[str, Any]) -> bool:
+    try:
+        psycopg.connect(**{**origin, "dbname": "postgres"}).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "waited 30 s in vain"
+        time.sleep(0.01)
+
+
+def test_the_embedded_server_is_one_for_all_xdist_workers(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    run(EMBEDDED, "-n", "2", "--dist", "load", origin="").assert_outcomes(passed=2)
+    one, other = origins(pytester)
+    assert one["port"] == other["port"]
+    assert one["dbname"] != other["dbname"]
+    wait_until(lambda: not accepts(one))
+
+
+def test_a_worker_that_is_killed_leaves_no_database(run: Run, postgres_dsn: str) -> None:
+    before = databases(postgres_dsn)
+    source = """
+        import os
+        import signal
+
+        def test_it(hyperdrive_connection):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        def test_another(hyperdrive_connection):
+            hyperdrive_connection.execute("SELECT 1")
+    """
+    run(source, "-n", "1").assert_outcomes(passed=1, failed=1)
+    assert databases(postgres_dsn) == before
+
+
+def test_the_embedded_server_ends_with_a_run_that_is_killed(pytester: pytest.Pytester) -> None:
+    pytester.makeini(f"[pytest]\n{FILTER}")
+    hang = "\n        while True: __import__('time').sleep(60)\n"
+    pytester.makepyfile(textwrap.dedent(EMBEDDED.rstrip() + hang))
+    command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "load"]
+    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL) as process:
+        try:
+            wait_until(lambda: len(list(pytester.path.glob("*.origin"))) == 2)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    (origin, _) = origins(pytester)
+    wait_until(lambda: not accepts(origin))
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_where_there_is_no_postgresql_one_line_says_what_to_install(
+    run: Run, pytester: pytest.Pytester, workers: str
+) -> None:
+    nothing = pytester.mkdir("nothing")
+    pytester.makeconftest(
+        f"""
+        import os
+        os.environ["HYPERDRIVE_POSTGRES_BIN"] = {str(nothing)!r}
+        """
+    )
+    result = run("def test_it(hyperdrive_dsn): pass", "-n", workers, origin="")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        ["HYPERDRIVE_POSTGRES_BIN=*no programs*. Or name a database: --hyperdrive-origin URL."]
+    )
+    assert "Traceback" not in result.stdout.str()
+    assert "pytest_plugin.py" not in result.stdout.str()
+
+
+def test_the_plugin_itself_imports_nothing_that_pytest_has_not_imported() -> None:
+    source = """
+import sys, pytest
+before = set(sys.modules)
+import hyperdrive_client.integrations.pytest_plugin
+print(*sorted(set(sys.modules) - before))
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert done.stdout.split() == [
+        "hyperdrive_client",
+        "hyperdrive_client.integrations",
+        "hyperdrive_client.integrations.pytest_plugin",
+    ]
+
+
+@pytest.mark.parametrize("import_mode", ["prepend", "append", "importlib"])
+def test_it_works_with_other_plugins_and_any_import_mode(
+    pytester: pytest.Pytester, postgres_dsn: str, import_mode: str
+) -> None:
+    pytester.makeini(f"[pytest]\n{FILTER}")
+    pytester.makepyfile(
+        """
+        import pytest
+        from sqlalchemy import text
+
+        @pytest.mark.parametrize("n", range(4))
+        def test_it(hyperdrive_connection, n):
+            assert hyperdrive_connection.execute("SELECT 1").fetchone() == (1,)
+
+        @pytest.mark.asyncio
+        async def test_asynchronous(hyperdrive_async_connection):
+            await hyperdrive_async_connection.execute("SELECT 1")
+        """
+    )
+    options = ("-p", "randomly", "-n", "2", f"--import-mode={import_mode}")
+    done = pytester.runpytest_subprocess(*options, f"--hyperdrive-origin={postgres_dsn}")
+    done.assert_outcomes(passed=5)
+
+
+@pytest.mark.parametrize(
+    "options", [("-p", "no:asyncio"), (), ("-o", "asyncio_mode=auto")], ids=" ".join
+)
+def test_the_asynchronous_fixtures_work_with_anyio(run: Run, options: tuple[str, ...]) -> None:
+    pytest.importorskip("anyio")
+    source = """
+        import pytest
+        from sqlalchemy import text
+
+        pytestmark = pytest.mark.anyio
+
+        @pytest.fixture
+        def anyio_backend():
+            return "asyncio"
+
+        async def test_a_connection(hyperdrive_async_connection):
+            cursor = await hyperdrive_async_connection.execute("SELECT 1")
+            assert await cursor.fetchone() == (1,)
+
+        async def test_an_engine(hyperdrive_async_engine):
+            async with hyperdrive_async_engine.connect() as connection:
+                assert await connection.scalar(text("SELECT 1")) == 1
+    """
+    run(source, *options).assert_outcomes(passed=2)
