@@ -1,0 +1,139 @@
+"""Run the examples of one page, in their order, as a reader would: one session in one folder.
+
+A script: the examples come as JSON on standard input, each ``[language, line, text, output]``.
+What was printed is compared with ``output``, where ``…`` stands for anything within a line, and a
+line ``…`` for any lines; null is for an example whose output the page does not show.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from ast import PyCF_ALLOW_TOP_LEVEL_AWAIT
+from collections.abc import Iterator
+from types import CodeType
+from typing import Any
+
+SECONDS = 60.0
+
+
+class Reader:
+    """What a reader has after each example: Python's names, an environment, running servers."""
+
+    def __init__(self, page: str, runner: asyncio.Runner) -> None:
+        self.page = page
+        self.runner = runner
+        self.names: dict[str, Any] = {"__name__": "__main__"}
+        self.servers: list[subprocess.Popen[str]] = []
+
+    def run(self, language: str, line: int, text: str, output: str | None) -> None:
+        if language == "python":
+            compare(self.python(line, text), output)
+        elif language == "sql":
+            sql(text)
+        else:
+            for command, shown in commands(text) if language == "console" else [(text, None)]:
+                self.shell(command, shown)
+
+    def python(self, line: int, text: str) -> str:
+        """Run it and return what it printed; ``await`` works as in ``python -m asyncio``."""
+        source = "\n" * line + text  # so that a traceback shows the page
+        code: CodeType = compile(source, self.page, "exec", PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            if code.co_flags & inspect.CO_COROUTINE:
+                self.runner.run(eval(code, self.names))
+            else:
+                exec(code, self.names)
+        return printed.getvalue()
+
+    def shell(self, command: str, shown: str | None) -> None:
+        if "hyperdrive serve" in command:
+            self.serve(command, shown)
+            return
+        # What is exported is there for the examples that follow.
+        script = f"set -e\n{command}\nenv -0 > environment.new\n"
+        done = subprocess.run(
+            ["sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}"
+        with open("environment.new") as new:
+            os.environ.update(each.split("=", 1) for each in new.read().split("\0") if each)
+        if shown is not None:
+            compare(done.stdout, shown)
+
+    def serve(self, command: str, shown: str | None) -> None:
+        server = subprocess.Popen(
+            ["sh", "-c", f"exec {command}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.servers.append(server)
+        overdue = threading.Timer(SECONDS, server.kill)
+        overdue.start()
+        said = ""
+        assert server.stdout is not None
+        for line in server.stdout:
+            said += line
+            if line.startswith("postgresql://"):
+                break
+        overdue.cancel()
+        assert server.poll() is None, f"{command}\n{said}"
+        if shown is not None:
+            compare(said, shown)
+
+    def leave(self) -> None:
+        """End the servers as the pages say."""
+        for server in self.servers:
+            server.send_signal(signal.SIGTERM)
+            _, _ = server.communicate(timeout=SECONDS)
+            assert server.returncode == 0
+
+
+def commands(text: str) -> Iterator[tuple[str, str]]:
+    """The commands of a console, ``$ …``, and what it shows after each."""
+    for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+        command, _, shown = part.partition("\n")
+        yield command, shown
+
+
+def sql(text: str) -> None:
+    """Run statements through the proxy, each by itself, as psql does."""
+    import hyperdrive_client
+
+    with hyperdrive_client.connect(autocommit=True) as connection:
+        for statement in re.split(r";(?:\s*--.*)?$", text, flags=re.MULTILINE):
+            if statement.strip():
+                connection.execute(statement.encode())
+
+
+def compare(printed: str, shown: str | None) -> None:
+    expected = shown or ""
+    pattern = re.escape(expected.strip()).replace("…", "[^\n]*")
+    pattern = re.sub(r"^\[\^\\?\n\]\*$", "(?s:.*)", pattern, flags=re.MULTILINE)
+    assert re.fullmatch(pattern, printed.strip()), f"printed:\n{printed}\nshown:\n{expected}"
+
+
+def main() -> None:
+    page, examples = json.load(sys.stdin)
+    with asyncio.Runner() as runner:
+        reader = Reader(page, runner)
+        try:
+            for language, line, text, output in examples:
+                print(f"{page}:{line}", file=sys.stderr)
+                reader.run(language, line, text, output)
+        finally:
+            reader.leave()
+
+
+if __name__ == "__main__":
+    main()
