@@ -1,7 +1,7 @@
 """Every example of the README and the documentation runs, and prints what its page shows.
 
 Pages about other people's programs are projects, whose files and commands their own tests run: a
-test that has ``page("docs/flask.md")`` in it runs all of that page.
+test that has ``page("docs/….md")`` in it runs all of that page.
 """
 
 from __future__ import annotations
