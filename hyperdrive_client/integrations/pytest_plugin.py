@@ -7,8 +7,9 @@ Nothing runs or is imported before a test asks for a fixture. Options, each also
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, LiteralString
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from hyperdrive_client import AsyncConnection, Connection, Proxy
     from hyperdrive_client.bindings import Origin
+    from hyperdrive_client.integrations.observation import Observation
 
 _OPTIONS = {
     "origin": (
@@ -154,6 +156,20 @@ def hyperdrive_dsn(hyperdrive_proxy: Proxy, hyperdrive_binding: str) -> Iterator
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(f"HYPERDRIVE_URL_{hyperdrive_binding}", hyperdrive_proxy.connection_string)
         yield hyperdrive_proxy.connection_string
+
+
+@pytest.fixture(scope="session")
+def hyperdrive_observer(
+    hyperdrive_proxy: Proxy,
+) -> Callable[[], AbstractContextManager[Observation]]:
+    """To assert on what went to the database: ``with hyperdrive_observer() as seen``.
+
+    ``seen`` has ``origin_round_trips``, ``background_round_trips``, ``origin_connections_opened``,
+    ``waits``, ``replays`` and ``pins``, of all of the proxy's clients together.
+    """
+    from hyperdrive_client.integrations.observation import observe
+
+    return partial(observe, hyperdrive_proxy)
 
 
 @pytest.fixture

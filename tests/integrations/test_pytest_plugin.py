@@ -105,6 +105,92 @@ def test_the_fixtures_lead_to_the_origin_through_the_proxy(run: Run, database: s
     run(source, origin=database).assert_outcomes(passed=10)
 
 
+def test_the_examples_of_the_page(
+    pytester: pytest.Pytester, database: str, page: Callable[[str], Any]
+) -> None:
+    pytester.makeini(f"[pytest]\n{FILTER}")
+    page("docs/pytest.md").write_files(pytester.path)
+    done = pytester.runpytest_subprocess("-n", "0", f"--hyperdrive-origin={database}")
+    done.assert_outcomes(passed=6)
+
+
+def test_an_observer_sees_what_went_to_the_origin(run: Run) -> None:
+    source = """
+        import threading
+        import pytest
+        from hyperdrive_client import Proxy, connect
+
+        @pytest.fixture(scope="session")
+        def hyperdrive_proxy(hyperdrive_origin):
+            with Proxy(hyperdrive_origin, mode="thread", origin_connection_limit=1) as proxy:
+                yield proxy
+
+        @pytest.fixture
+        def connection(hyperdrive_connection):
+            hyperdrive_connection.prepare_threshold = None  # preparing is one more
+            hyperdrive_connection.execute("SELECT 1")
+            hyperdrive_connection.commit()
+            return hyperdrive_connection
+
+        def test_nothing(connection, hyperdrive_observer):
+            with hyperdrive_observer() as seen:
+                connection.commit()
+            assert (seen.origin_round_trips, seen.background_round_trips) == (0, 0)
+            assert (seen.waits, seen.replays, seen.origin_connections_opened) == (0, 0, 0)
+
+        def test_the_end_that_follows_is_in_it_and_not_in_the_next(
+            connection, hyperdrive_observer
+        ):
+            for _ in range(100):
+                with hyperdrive_observer() as seen:
+                    connection.execute("SELECT 1")
+                    connection.commit()
+                assert (seen.origin_round_trips, seen.background_round_trips) == (1, 1)
+
+        def test_within(connection, hyperdrive_observer):
+            with hyperdrive_observer() as seen:
+                connection.execute("SELECT 1")
+                assert seen.origin_round_trips == 1
+                connection.execute("SELECT 1")
+                assert seen.origin_round_trips == 2
+            connection.execute("SELECT 1")
+            assert seen.origin_round_trips == 2
+
+        def test_pins_are_those_of_the_block(connection, hyperdrive_observer):
+            for _ in range(2):
+                with hyperdrive_observer() as seen:
+                    connection.execute("SELECT pg_advisory_lock(1)")
+                    connection.commit()
+                assert seen.pins == {"advisory lock": 1}
+                connection.execute("SELECT pg_advisory_unlock(1)")
+                connection.commit()
+
+        def test_waits(connection, hyperdrive_observer, hyperdrive_proxy):
+            observed = hyperdrive_observer()
+            with connect(hyperdrive_proxy.connection_string) as other, observed as seen:
+                connection.execute("SELECT 1")
+                thread = threading.Thread(target=other.execute, args=["SELECT 1"])
+                thread.start()
+                while not hyperdrive_proxy.stats().waiting:
+                    pass
+                connection.commit()
+                thread.join()
+                other.commit()
+            assert seen.waits == 1
+
+        def test_replays(connection, hyperdrive_observer, hyperdrive_proxy):
+            connection.execute("SET search_path = pg_catalog")
+            connection.commit()
+            with connect(hyperdrive_proxy.connection_string) as other:
+                other.execute("SELECT 1")
+            with hyperdrive_observer() as seen:
+                connection.execute("SELECT 1")
+                connection.commit()
+            assert (seen.replays, seen.origin_round_trips) == (1, 2)
+    """
+    run(source).assert_outcomes(passed=6)
+
+
 @pytest.mark.parametrize("asyncio_mode", ["strict", "auto"])
 def test_the_asynchronous_fixtures_work_with_pytest_asyncio(run: Run, asyncio_mode: str) -> None:
     source = """
@@ -313,6 +399,7 @@ print(*sorted(set(sys.modules) - before))
         "hyperdrive_client",
         "hyperdrive_client.integrations",
         "hyperdrive_client.integrations.pytest_plugin",
+        "hyperdrive_client.version",
     ]
 
 
