@@ -49,9 +49,9 @@ pytestmark = pytest.mark.skipif(not PAGES[0].exists(), reason="no sources: it is
 
 
 class Example(NamedTuple):
-    """A fenced block of a page; ``line`` is that of its fence."""
+    """A fenced block of a page; ``line`` is that of its fence, ``kind`` what stands behind that."""
 
-    language: str
+    kind: str
     line: int
     text: str
 
@@ -66,7 +66,7 @@ class Example(NamedTuple):
 
 def examples(page: Path) -> list[Example]:
     text = page.read_text()
-    fences = re.finditer(r"^```(\S*)[^\n]*\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    fences = re.finditer(r"^```([^\n]*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     found = [Example(f[1], text.count("\n", 0, f.start()) + 1, f[2]) for f in fences]
     assert len(re.findall(r"^\s*```", text, re.MULTILINE)) == 2 * len(found), "a fence is open"
     return found
@@ -95,12 +95,12 @@ def to_run(page: Path) -> Iterator[tuple[str, int, str, str | None]]:
     """The examples of a page that are run here, each with the output that follows it."""
     found = examples(page)
     for example, after in zip_longest(found, found[1:]):
-        if NO_CODE.fullmatch(example.language) or example.file_name:
+        if NO_CODE.fullmatch(example.kind) or example.file_name:
             continue
         if is_left_out(name_of(page), example):
             continue
-        printed = after.text if after and after.language in ("", "text") else None
-        yield example.language, example.line, example.text, printed
+        printed = after.text if after and after.kind in ("", "text") else None
+        yield example.kind, example.line, example.text, printed
 
 
 OWN = [page for page in PAGES if name_of(page) not in projects() and any(to_run(page))]
@@ -189,13 +189,13 @@ def adapted(text: str, here: dict[str, str]) -> str:
 
 
 def test_no_example_is_of_a_kind_that_nobody_runs() -> None:
-    kinds = {"python", "sql", "sh", "console"}
+    kinds = {"python", "sql", "sh", "console", "console vary"}
     for page in PAGES:
         if name_of(page) in projects():
             continue
         for example in examples(page):
-            known = example.language in kinds or example.file_name
-            assert known or NO_CODE.fullmatch(example.language), (name_of(page), example.line)
+            known = example.kind in kinds or example.file_name
+            assert known or NO_CODE.fullmatch(example.kind), (name_of(page), example.line)
 
 
 def test_what_is_not_run_is_there() -> None:
@@ -204,8 +204,13 @@ def test_what_is_not_run_is_there() -> None:
 
 
 def test_who_runs_the_files_of_a_page_runs_its_other_examples_too() -> None:
+    helpers = "".join(path.read_text() for path in (ROOT / "tests").rglob("conftest.py"))
     for name, source in projects().items():
-        found = [each for each in examples(ROOT / name) if not NO_CODE.fullmatch(each.language)]
-        kinds = {each.language for each in found if not each.file_name}
-        for kind in kinds - {"ini", "nginx"}:
-            assert f'blocks("{kind}")' in source, f"{name}: nobody runs its {kind}"
+        for example in examples(ROOT / name):
+            if example.kind == "sh" and not example.file_name:
+                for program, *words in map(str.split, example.text.splitlines()):
+                    what = (name, program, *words)
+                    assert program == "pip" or program in source + helpers, what
+                    assert program == "pip" or not words or words[0] in source + helpers, what
+            elif not example.file_name and not NO_CODE.fullmatch(example.kind):
+                assert f'blocks("{example.kind}")' in source, (name, example.kind)
