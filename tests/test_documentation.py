@@ -119,12 +119,13 @@ def app(postgres: EmbeddedPostgres) -> Iterator[None]:
 
 @pytest.fixture
 def environment(tmp_path: Path, app: None) -> Iterator[dict[str, str]]:
-    """A reader's: the command, nothing of this machine's, and a runtime folder of one's own."""
+    """A reader's: the commands, nothing of this machine's, and a runtime folder of one's own."""
     commands = tmp_path / "bin"
     commands.mkdir()
-    command = commands / "hyperdrive"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m hyperdrive_client "$@"\n')
-    command.chmod(0o755)
+    for name, arguments in (("hyperdrive", "-m hyperdrive_client"), ("python", "")):
+        command = commands / name
+        command.write_text(f'#!/bin/sh\nexec {sys.executable} {arguments} "$@"\n')
+        command.chmod(0o755)
     foreign = ("HYPERDRIVE_", "CLOUDFLARE_", "WRANGLER_", "PG", "PYTEST_")
     kept = {name: text for name, text in os.environ.items() if not name.startswith(foreign)}
     with tempfile.TemporaryDirectory(prefix="hd-") as runtime:
@@ -132,6 +133,7 @@ def environment(tmp_path: Path, app: None) -> Iterator[dict[str, str]]:
             **kept,
             "HOME": str(tmp_path),
             "HYPERDRIVE_PROXY": "process",
+            "HYPERDRIVE_PROXY_IDLE_TIMEOUT": "10",
             "PATH": f"{commands}:{kept['PATH']}",
             "PYTHONPATH": f"{ROOT}:{Path(psycopg.__file__).parents[1]}",
             "XDG_RUNTIME_DIR": runtime,
