@@ -77,14 +77,14 @@ def name_of(page: Path) -> str:
 
 
 def projects() -> dict[str, str]:
-    """The pages that a test of their own runs, with that test's source."""
-    sources = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
-    return {
-        named: source
-        for source in sources
-        for named in re.findall(r"\"(docs/[\w-]+\.md)\"", source)
-        if f'page("{named}")' in source
-    }
+    """The pages that tests of their own run, with the source of those tests and their helpers."""
+    helpers = "".join(path.read_text() for path in (ROOT / "tests" / "frameworks").glob("*.py"))
+    found: dict[str, str] = {}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        source = path.read_text()
+        for name in set(re.findall(r"page\(\"(docs/[\w-]+\.md)\"\)", source)):
+            found[name] = found.get(name, helpers) + source
+    return found
 
 
 def is_left_out(page: str, example: Example) -> bool:
@@ -206,13 +206,13 @@ def test_what_is_not_run_is_there() -> None:
 
 
 def test_who_runs_the_files_of_a_page_runs_its_other_examples_too() -> None:
-    helpers = "".join(path.read_text() for path in (ROOT / "tests").rglob("conftest.py"))
     for name, source in projects().items():
         for example in examples(ROOT / name):
-            if example.kind == "sh" and not example.file_name:
-                for program, *words in map(str.split, example.text.splitlines()):
-                    what = (name, program, *words)
-                    assert program == "pip" or program in source + helpers, what
-                    assert program == "pip" or not words or words[0] in source + helpers, what
-            elif not example.file_name and not NO_CODE.fullmatch(example.kind):
+            if example.file_name or NO_CODE.fullmatch(example.kind):
+                continue
+            if example.kind != "sh":
                 assert f'blocks("{example.kind}")' in source, (name, example.kind)
+                continue
+            for command in filter(None, example.text.splitlines()):
+                program = command.split()[0]
+                assert program == "pip" or program in source, (name, command)
