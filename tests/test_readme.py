@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,19 +22,6 @@ def blocks(kind: str) -> list[str]:
     return [text for each, text in found if each == kind]
 
 
-def test_the_first_example_prints_what_the_readme_says(database: str, tmp_path: Path) -> None:
-    for switch in ({}, {"HYPERDRIVE_PROXY": "off"}):
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", blocks("python")[0]],
-            env={**os.environ, "HYPERDRIVE_URL_HYPERDRIVE": database, **switch},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
-        expected = "('',)\n" if switch else blocks("")[0]
-        assert (done.stdout, done.stderr) == (expected, "")
-
-
 def test_there_are_two_commands_of_one_line_for_a_machine_with_python() -> None:
     commands = [block for block in blocks("sh") if block.startswith("python3 -m venv")]
     demo, tests = commands
@@ -50,18 +34,6 @@ def test_there_are_two_commands_of_one_line_for_a_machine_with_python() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
-
-
-def test_every_option_of_serve_is_documented_and_no_other() -> None:
-    help_text = subprocess.run(
-        [sys.executable, "-m", "hyperdrive_client", "serve", "--help"],
-        capture_output=True,
-        text=True,
-    ).stdout
-    pages = [ROOT / "docs" / name for name in ("serve.md", "reference-configuration.md")]
-    option = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
-    documented = {name for page in pages for name in option.findall(page.read_text())}
-    assert documented == set(option.findall(help_text)) - {"--help"}
 
 
 def test_the_whole_public_api_is_documented() -> None:

@@ -31,6 +31,8 @@ class ProxyStats:
     transaction has left in the session, cleaning."""
     origin_connections: int
     """Connections to the origin now, in any state."""
+    origin_connections_at_work: int
+    """Those that are being opened or closed, or owe an answer, to a client or to the proxy."""
     origin_connections_opened: int
     """How many became ready so far."""
     clients: int

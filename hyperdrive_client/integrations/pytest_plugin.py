@@ -8,8 +8,10 @@ Nothing runs or is imported before a test asks for a fixture. Options, each also
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, LiteralString
 
 import pytest
 
@@ -19,8 +21,7 @@ if TYPE_CHECKING:
 
     from hyperdrive_client import AsyncConnection, Connection, Proxy
     from hyperdrive_client.bindings import Origin
-
-_Fixture = TypeVar("_Fixture", bound=Callable[..., Any])
+    from hyperdrive_client.integrations.observation import Observation
 
 _OPTIONS = {
     "origin": (
@@ -31,6 +32,7 @@ _OPTIONS = {
 }
 
 _NAME_BYTES = 63  # PostgreSQL, "Identifiers and Key Words"
+_CONNECTIONS = 100  # of the embedded server, for each worker; PostgreSQL's default
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,45 +50,89 @@ def _option(config: pytest.Config, name: str) -> Any:
 def hyperdrive_origin(request: pytest.FixtureRequest) -> Iterator[str]:
     """The connection string of a database; under xdist, of one that is this worker's own.
 
-    That is ``--hyperdrive-origin``, or a PostgreSQL server that runs as long as the tests do.
+    It is at ``--hyperdrive-origin``, or at a PostgreSQL server that runs as long as the tests do,
+    one for all workers.
     """
-    target = _option(request.config, "origin")
+    from hyperdrive_client.errors import OriginStartError
+
     worker = getattr(request.config, "workerinput", None)
-    if not target:
-        from hyperdrive_client.origin import EmbeddedPostgres
+    with ExitStack() as stack:
+        try:
+            url = _server(request, worker, stack)
+        except OriginStartError as error:
+            pytest.fail(f"{error} Or name a database: --hyperdrive-origin URL.", pytrace=False)
+        if worker is not None:
+            url = stack.enter_context(_database_of_worker(url, worker))
+        yield url
 
-        with EmbeddedPostgres() as postgres:
-            yield postgres.connection_string
-        return
-    from hyperdrive_client.bindings import resolve_target
 
-    origin = resolve_target(target).origin
+def _server(request: pytest.FixtureRequest, worker: dict[str, Any] | None, stack: ExitStack) -> str:
+    if target := _option(request.config, "origin"):
+        from hyperdrive_client.bindings import resolve_target
+
+        return resolve_target(target).origin.connection_string
+    from hyperdrive_client.origin import EmbeddedPostgres, shared_postgres
+
     if worker is None:
-        yield origin.connection_string
-        return
-    suffix = f"_{worker['workerid']}_{worker['testrunuid'][:8]}"
-    with _database_beside(origin, suffix) as own:
-        yield own.connection_string
+        return stack.enter_context(EmbeddedPostgres()).connection_string
+    # Beside the folders of the run's workers, as pytest-xdist's "How-tos" have it.
+    folders = request.getfixturevalue("tmp_path_factory").getbasetemp().parent
+    return stack.enter_context(
+        shared_postgres(
+            folders / f"hyperdrive-{worker['testrunuid']}",
+            max_connections=_CONNECTIONS * worker["workercount"],
+        )
+    )
 
 
 @contextmanager
-def _database_beside(origin: Origin, suffix: str) -> Iterator[Origin]:
+def _database_of_worker(url: str, worker: dict[str, Any]) -> Iterator[str]:
     from dataclasses import replace
 
+    from hyperdrive_client.bindings import parse_connection_string
+
+    origin = parse_connection_string(url)
+    name = _name_for_worker(origin.database, worker)
+    _execute(origin, "CREATE DATABASE {}", name)
+    try:
+        yield replace(origin, database=name).connection_string
+    finally:
+        _drop(origin, name)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """In xdist's controller: drop what a worker that was killed has left at a given origin."""
+    target = _option(node.config, "origin")
+    if not error or not target:
+        return
+    import psycopg
+
+    from hyperdrive_client.bindings import resolve_target
+
+    origin = resolve_target(target).origin
+    with suppress(psycopg.OperationalError):  # an origin that is away is the tests' failure
+        _drop(origin, _name_for_worker(origin.database, node.workerinput))
+
+
+def _name_for_worker(database: str, worker: dict[str, Any]) -> str:
+    suffix = f"_{worker['workerid']}_{worker['testrunuid'][:8]}"
+    return database.encode()[: _NAME_BYTES - len(suffix)].decode(errors="ignore") + suffix
+
+
+def _drop(origin: Origin, database: str) -> None:
+    _execute(origin, "DROP DATABASE IF EXISTS {} WITH (FORCE)", database)
+
+
+def _execute(origin: Origin, statement: LiteralString, database: str) -> None:
+    """Run a statement about ``database`` at the origin itself."""
     import psycopg
     from psycopg import sql
     from psycopg.conninfo import make_conninfo
 
-    name = origin.database.encode()[: _NAME_BYTES - len(suffix)].decode(errors="ignore") + suffix
     straight = make_conninfo(**origin.libpq_parameters())
     with psycopg.connect(straight, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    try:
-        yield replace(origin, database=name)
-    finally:
-        drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
-        with psycopg.connect(straight, autocommit=True) as connection:
-            connection.execute(drop)
+        connection.execute(sql.SQL(statement).format(sql.Identifier(database)))
 
 
 @pytest.fixture(scope="session")
@@ -115,6 +161,20 @@ def hyperdrive_dsn(hyperdrive_proxy: Proxy, hyperdrive_binding: str) -> Iterator
         yield hyperdrive_proxy.connection_string
 
 
+@pytest.fixture(scope="session")
+def hyperdrive_observer(
+    hyperdrive_proxy: Proxy,
+) -> Callable[[], AbstractContextManager[Observation]]:
+    """To assert on what went to the database: ``with hyperdrive_observer() as seen``.
+
+    ``seen`` has ``origin_round_trips``, ``background_round_trips``, ``origin_connections_opened``,
+    ``waits``, ``replays`` and ``pins``, of all of the proxy's clients together.
+    """
+    from hyperdrive_client.integrations.observation import observe
+
+    return partial(observe, hyperdrive_proxy)
+
+
 @pytest.fixture
 def hyperdrive_connection(hyperdrive_dsn: str) -> Iterator[Connection]:
     """A connection through the proxy; what the test has not committed is rolled back."""
@@ -129,19 +189,18 @@ def hyperdrive_connection(hyperdrive_dsn: str) -> Iterator[Connection]:
         connection.close()
 
 
-def _async_fixture(function: _Fixture) -> _Fixture:
-    """A fixture for pytest-asyncio, in its strict mode too, or for a plugin like anyio's."""
-    fixture: Any
-    try:
-        from pytest_asyncio import fixture
-    except ImportError:
-        fixture = pytest.fixture
-    return cast(_Fixture, fixture(function))
+@pytest.fixture
+def hyperdrive_engine(hyperdrive_dsn: str, hyperdrive_binding: str) -> Iterator[Engine]:
+    """An SQLAlchemy engine for the binding."""
+    from sqlalchemy import URL, create_engine
+
+    engine = create_engine(URL.create("hyperdrive", host=hyperdrive_binding))
+    yield engine
+    engine.dispose()
 
 
-@_async_fixture
 async def hyperdrive_async_connection(hyperdrive_dsn: str) -> AsyncIterator[AsyncConnection]:
-    """The same for asyncio; it needs pytest-asyncio or a plugin like it."""
+    """``hyperdrive_connection`` for asyncio; it needs pytest-asyncio or anyio's plugin."""
     from hyperdrive_client import AsyncConnection
 
     connection = await AsyncConnection.connect(hyperdrive_dsn)
@@ -153,24 +212,24 @@ async def hyperdrive_async_connection(hyperdrive_dsn: str) -> AsyncIterator[Asyn
         await connection.close()
 
 
-@pytest.fixture
-def hyperdrive_engine(hyperdrive_dsn: str, hyperdrive_binding: str) -> Iterator[Engine]:
-    """An SQLAlchemy engine for the binding."""
-    from sqlalchemy import URL, create_engine
-
-    engine = create_engine(URL.create("hyperdrive", host=hyperdrive_binding))
-    yield engine
-    engine.dispose()
-
-
-@_async_fixture
 async def hyperdrive_async_engine(
     hyperdrive_dsn: str, hyperdrive_binding: str
 ) -> AsyncIterator[AsyncEngine]:
-    """The same for asyncio; it needs pytest-asyncio or a plugin like it."""
+    """``hyperdrive_engine`` for asyncio; it needs pytest-asyncio or anyio's plugin."""
     from sqlalchemy import URL
     from sqlalchemy.ext.asyncio import create_async_engine
 
     engine = create_async_engine(URL.create("hyperdrive", host=hyperdrive_binding))
     yield engine
     await engine.dispose()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Add the asynchronous fixtures, in the manner of the plugin that will run them."""
+    fixture: Any = pytest.fixture
+    if config.pluginmanager.hasplugin("asyncio"):
+        from pytest_asyncio import fixture
+    fixtures = ModuleType("hyperdrive_asynchronous_fixtures")  # pytest looks for them in a module
+    for function in (hyperdrive_async_connection, hyperdrive_async_engine):
+        setattr(fixtures, function.__name__, fixture(function))
+    config.pluginmanager.register(fixtures)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,24 @@ def test_what_it_has_now_and_had_so_far(database: str) -> None:
         assert stats.pinned_seconds > 0
         assert stats.waits == 1
         assert stats.wait_seconds > 0
+
+
+def test_a_connection_is_at_work_while_it_owes_an_answer(database: str) -> None:
+    with (
+        Proxy(database, mode="thread") as proxy,
+        connect(proxy.connection_string) as connection,
+        ThreadPoolExecutor() as threads,
+    ):
+        connection.execute("CREATE TABLE t (n int)")
+        assert proxy.stats().origin_connections_at_work == 0
+        asleep = threads.submit(connection.execute, "SELECT pg_sleep(60)")
+        while not proxy.stats().origin_connections_at_work:
+            pass
+        while not asleep.done():  # a cancel that comes before the statement is without effect
+            connection.cancel_safe()
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            asleep.result()
+        assert proxy.stats().origin_connections_at_work == 0
 
 
 async def test_by_asyncio(database: str) -> None:

@@ -165,6 +165,11 @@ class OriginSession:
     def __repr__(self) -> str:
         return f"<OriginSession {self.state.value} pid={self.process_id}>"
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it owes an answer, or is being opened or closed."""
+        return bool(self.expected) or self.state not in (_IDLE, _LINKED)
+
     # Start-up.
 
     def connected(self, address: Address, *, encrypted: bool) -> None:

@@ -59,6 +59,9 @@ def _stats(core: Core, pool: Pool) -> Table:
         origin_round_trips=counters.round_trips,
         background_round_trips=counters.background_round_trips,
         origin_connections=sum(len(each.origins) for each in pools),
+        origin_connections_at_work=sum(
+            origin.is_at_work for each in pools for origin in each.origins
+        ),
         origin_connections_opened=counters.origin_connects,
         clients=len(core.sessions),
         clients_connected=counters.clients,
