@@ -236,7 +236,7 @@ def test_persistent_connections_of_many_threads_share_the_proxys(project: Projec
             pool = dict(show("pool"))
         print(json.dumps([int(pool["clients"]), int(pool["origin_connections"])]))
         """,
-    )  # type: ignore[misc]
+    )
     assert clients == 41
     assert connections <= ORIGIN_CONNECTION_LIMIT
 
