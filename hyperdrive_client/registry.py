@@ -155,9 +155,11 @@ class Place:
             descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             try:
                 if _lock(descriptor) and _is_at(descriptor, path):
-                    yield
-                    if not self.folder.exists():
-                        path.unlink(missing_ok=True)
+                    try:
+                        yield
+                    finally:
+                        if not self.folder.exists():
+                            path.unlink(missing_ok=True)
                     return
             finally:
                 # Said, not left to closing: a fork of the program may have another descriptor.

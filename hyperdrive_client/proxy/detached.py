@@ -8,6 +8,7 @@ import logging
 import logging.handlers
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,8 +45,19 @@ _LOCK_TIMEOUT = 1.0
 def start(settings: Settings, place: Place, record: Record) -> None:
     """Start a proxy that listens on the place's socket; returns when it is published there.
 
-    ``record`` is what is known of it before. Hold the place's lock. Raises ``ProxyStartError``.
+    ``record`` is what is known of it before. Hold the place's lock. Raises ``ProxyStartError``;
+    then nothing is left of it but what its log says.
     """
+    try:
+        _start(settings, place, record)
+    except ProxyStartError:
+        with contextlib.suppress(OSError):
+            if not place.log.stat().st_size:
+                shutil.rmtree(place.folder)
+        raise
+
+
+def _start(settings: Settings, place: Place, record: Record) -> None:
     place.folder.mkdir(mode=0o700, exist_ok=True)
     told = {"settings": to_json(settings), "record": asdict(record), "parent": str(place.parent)}
     log = os.open(place.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
