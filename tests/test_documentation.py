@@ -1,7 +1,7 @@
 """Every example of the README and the documentation runs, and prints what its page shows.
 
-Pages about other people's programs are projects, whose files and commands their own tests run: a
-test that has ``page("docs/….md")`` in it runs all of that page.
+Pages about other people's programs are projects, which tests/frameworks runs. Blocks that begin
+with a file's name are files; the rest of a page is run here.
 """
 
 from __future__ import annotations
@@ -76,15 +76,13 @@ def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-def projects() -> dict[str, str]:
-    """The pages that tests of their own run, with the source of those tests and their helpers."""
-    helpers = "".join(path.read_text() for path in (ROOT / "tests" / "frameworks").glob("*.py"))
-    found: dict[str, str] = {}
-    for path in (ROOT / "tests").rglob("test_*.py"):
-        source = path.read_text()
-        for name in set(re.findall(r"page\(\"(docs/[\w-]+\.md)\"\)", source)):
-            found[name] = found.get(name, helpers) + source
-    return found
+def sources(*folders: str) -> str:
+    return "".join(p.read_text() for f in folders for p in (ROOT / "tests" / f).rglob("*.py"))
+
+
+def projects() -> set[str]:
+    """The pages that tests/frameworks runs as a whole."""
+    return set(re.findall(r"page\(\"(docs/[\w-]+\.md)\"\)", sources("frameworks")))
 
 
 def is_left_out(page: str, example: Example) -> bool:
@@ -205,8 +203,9 @@ def test_what_is_not_run_is_there() -> None:
         assert any(example.begins(start) for example in examples(ROOT / name)), (name, start)
 
 
-def test_who_runs_the_files_of_a_page_runs_its_other_examples_too() -> None:
-    for name, source in projects().items():
+def test_who_runs_a_project_runs_all_of_its_examples() -> None:
+    source = sources("frameworks")
+    for name in projects():
         for example in examples(ROOT / name):
             if example.file_name or NO_CODE.fullmatch(example.kind):
                 continue
@@ -214,5 +213,15 @@ def test_who_runs_the_files_of_a_page_runs_its_other_examples_too() -> None:
                 assert f'blocks("{example.kind}")' in source, (name, example.kind)
                 continue
             for command in filter(None, example.text.splitlines()):
-                program = command.split()[0]
+                program = next(word for word in command.split() if "=" not in word)
                 assert program == "pip" or program in source, (name, command)
+
+
+def test_every_other_program_is_run_on_its_page_or_by_a_test_that_names_the_page() -> None:
+    source = sources(".")
+    for page in PAGES:
+        name, found = name_of(page), examples(page)
+        commands = "".join(example.text for example in found if example.kind == "console")
+        for file in (example.file_name for example in found if example.kind == "python"):
+            if file and f"python {file}\n" not in commands:
+                assert f'page("{name}")' in source, (name, file)
