@@ -32,6 +32,8 @@ _MAX_PARENT_BYTES = 45
 _SOCKET = ".s.PGSQL.5432"
 _RECORD = "proxy.json"
 _LOCK_PAUSE = 0.02
+# Seconds: their logs may be wanted.
+_KEEP_DEAD = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +191,15 @@ def runtime_folder() -> Path:
     if len(os.fsencode(temporary)) > _MAX_PARENT_BYTES:
         temporary = Path("/tmp")
     return _own_folder(temporary / f"hyperdrive-{os.geteuid()}")
+
+
+def remove_dead() -> None:
+    """Remove what proxies have left that were killed more than a day ago."""
+    for place in places():
+        with contextlib.suppress(OSError, TimeoutError), place.lock(0):
+            age = time.time() - place.folder.stat().st_mtime
+            if age > _KEEP_DEAD and place.running() is None:
+                shutil.rmtree(place.folder, ignore_errors=True)
 
 
 def places() -> list[Place]:

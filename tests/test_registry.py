@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hyperdrive_client.errors import ProxyStartError
-from hyperdrive_client.registry import Place, Record, places, runtime_folder
+from hyperdrive_client.registry import Place, Record, places, remove_dead, runtime_folder
 
 
 @pytest.fixture
@@ -156,6 +156,23 @@ def test_a_record_that_cannot_be_read_is_none(place: Place, text: str) -> None:
     (place.folder / "proxy.json").write_text(text)
     assert place.running() is None
     assert place.read() is None
+
+
+def test_what_died_more_than_a_day_ago_is_removed(place: Place) -> None:
+    dead = [Place(place.parent, name) for name in ("dead for a day", "dead since now")]
+    for each in dead:
+        each.folder.mkdir()
+        os.close(each.publish(record(each)))
+    alive = place.publish(record(place))
+    for each in (dead[0], place):
+        os.utime(each.folder, (0, 0))
+    remove_dead()
+    assert [path.name for path in sorted(place.parent.iterdir()) if path.is_dir()] == [
+        place.id,
+        dead[1].id,
+    ]
+    assert not (place.parent / f"{dead[0].id}.lock").exists()
+    os.close(alive)
 
 
 def test_withdrawing_removes_all_files_unless_another_has_the_place(place: Place) -> None:

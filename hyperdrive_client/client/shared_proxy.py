@@ -13,7 +13,7 @@ from functools import cache
 from hyperdrive_client.bindings import Origin
 from hyperdrive_client.client.variables import origin_connection_limit, proxy_idle_timeout
 from hyperdrive_client.errors import ProxyStartError
-from hyperdrive_client.registry import Place, Record, places, runtime_folder
+from hyperdrive_client.registry import Place, Record, places, remove_dead, runtime_folder
 
 # Another program that starts the same proxy is waited for; starting takes a fraction of it.
 _LOCK_TIMEOUT = 30.0
@@ -135,6 +135,7 @@ def _start(origin: Origin, place: Place) -> Record:
             # Somebody else has the port by now.
             detached.start(replace(settings, port=0), place, record)
         started = place.running()
+    remove_dead()
     if started is None:
         raise ProxyStartError(f"the proxy has ended as soon as it was ready (its log: {place.log})")
     return started

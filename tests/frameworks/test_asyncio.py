@@ -102,7 +102,6 @@ def test_the_programs_of_the_page_run(numbers: Project) -> None:
     assert numbers.run("python main.py") == "(100,)\n"
     assert numbers.run("python models.py") == "100\n"
     assert len(numbers.rows("SELECT DISTINCT number FROM number")) == 100
-    assert numbers.origin_connections()
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
