@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+from hyperdrive_client.bindings import parse_connection_string
+
 from .conftest import wait_until
 
 if TYPE_CHECKING:
@@ -127,3 +129,25 @@ def test_a_killed_proxy_costs_each_worker_its_pooled_connections(
         # One connection in each of four workers, which have no threads.
         assert len(good) >= 196
         assert visits(project) == len(good)
+
+
+def test_a_proxy_killed_under_load_loses_no_visit_that_was_answered(
+    project: Project, app: str
+) -> None:
+    project.replace("app.py", 'HYPERDRIVE")', 'HYPERDRIVE", echo=True)')
+    serving = project.serve(f"{app} --log-level debug")
+    with serving as server, ThreadPoolExecutor(8) as clients:
+        list(clients.map(lambda _: server.get("/"), range(50)))
+        answers = clients.map(lambda _: server.get("/", b""), range(300))
+        wait_until(lambda: visits(project) >= 100, "a third of them is done")
+        project.kill_proxy()
+        good = [answer for answer in answers if answer.isdigit()]
+        # The requests under way, and each worker's pooled connection.
+        assert 300 - 8 - 4 <= len(good)
+        # What has failed at its COMMIT may have been committed.
+        assert len(good) <= visits(project) <= 300
+        assert all(map(str.isdigit, clients.map(lambda _: server.get("/"), range(50))))
+        assert project.origin_connections()
+    log = project.read("server.log")
+    assert "INSERT INTO visit" in log
+    assert str(parse_connection_string(project.database).password) not in log
