@@ -143,7 +143,7 @@ def test_a_proxy_killed_under_load_loses_no_visit_that_was_answered(
         project.kill_proxy()
         good = [answer for answer in answers if answer.isdigit()]
         # The requests under way, and each worker's pooled connection.
-        assert 300 - 8 - 4 <= len(good)
+        assert len(good) >= 300 - 8 - 4
         # What has failed at its COMMIT may have been committed.
         assert len(good) <= visits(project) <= 300
         assert all(map(str.isdigit, clients.map(lambda _: server.get("/"), range(50))))
