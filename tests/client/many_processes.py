@@ -129,6 +129,9 @@ class Watch(threading.Thread):
         self._is_over.set()
         self.join()
 
+    def close(self) -> None:
+        self._connection.close()
+
 
 def run(database: str, processes: int, transactions: int, *, kill: bool) -> Seen:
     """Start so many processes at once, each with so many transactions, and wait until all is over.
@@ -142,8 +145,8 @@ def run(database: str, processes: int, transactions: int, *, kill: bool) -> Seen
             connection.execute("INSERT INTO account VALUES (%s, 0)", [process])
     runtime = Path(tempfile.mkdtemp(prefix="hd-"))
     watch = Watch(database, runtime)
+    watch.start()
     try:
-        watch.start()
         _run(database, seen, runtime, kill=kill)
         watch.stop()
         seen.most_origin_connections = watch.most
@@ -152,6 +155,8 @@ def run(database: str, processes: int, transactions: int, *, kill: bool) -> Seen
         _wait_until(lambda: not left(runtime) and not watch.count(), "nothing is left")
         seen.seconds_until_nothing_was_left = round(time.monotonic() - began, 2)
     finally:
+        watch.stop()
+        watch.close()
         shutil.rmtree(runtime)
     return seen
 
