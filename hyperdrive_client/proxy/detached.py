@@ -59,7 +59,6 @@ def start(settings: Settings, place: Place, record: Record) -> None:
 
 def _start(settings: Settings, place: Place, record: Record) -> None:
     place.folder.mkdir(mode=0o700, exist_ok=True)
-    told = {"settings": to_json(settings), "record": asdict(record), "parent": str(place.parent)}
     log = os.open(place.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         process = subprocess.Popen(
@@ -81,7 +80,7 @@ def _start(settings: Settings, place: Place, record: Record) -> None:
     assert process.stdout is not None
     with process.stdout:
         with contextlib.suppress(OSError), process.stdin:
-            process.stdin.write(f"{json.dumps(module_path())}\n{json.dumps(told)}\n".encode())
+            process.stdin.write(_told(settings, place, record))
         line = _line(process.stdout, time.monotonic() + START_TIMEOUT)
     if line is None:
         os.killpg(process.pid, signal.SIGKILL)
@@ -98,6 +97,12 @@ def _start(settings: Settings, place: Place, record: Record) -> None:
         ) from None
     if error_text:
         raise ProxyStartError(error_text)
+
+
+def _told(settings: Settings, place: Place, record: Record) -> bytes:
+    """What goes through the pipe; not kept in a variable that tools may show with a traceback."""
+    told = {"settings": to_json(settings), "record": asdict(record), "parent": str(place.parent)}
+    return f"{json.dumps(module_path())}\n{json.dumps(told)}\n".encode()
 
 
 def _line(stream: IO[bytes], deadline: float) -> bytes | None:
