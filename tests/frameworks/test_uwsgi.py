@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,11 +77,20 @@ def workers(project: Project, server: Server) -> set[int]:
     return found - {server.process.pid}
 
 
+@contextmanager
+def serve(project: Project, command: str) -> Iterator[Server]:
+    """Run uWSGI; at the end its master alone is told, as uWSGI expects, and ends the others."""
+    with project.serve(command) as server:
+        yield server
+        server.process.send_signal(signal.SIGINT)
+        wait_until(lambda: not workers(project, server), "its processes have ended")
+
+
 @pytest.mark.parametrize("options", ["", "--enable-threads", "--threads 4", "--lazy-apps"])
 def test_four_processes_under_load_use_few_connections(
     project: Project, uwsgi: str, options: str
 ) -> None:
-    serving = project.serve(f"{uwsgi} --module app {options}")
+    serving = serve(project, f"{uwsgi} --module app {options}")
     with serving as server, ThreadPoolExecutor(20) as clients:
         for answer in clients.map(lambda _: server.get("/", b""), range(200)):
             assert answer.isdigit()
@@ -93,7 +103,7 @@ def test_four_processes_under_load_use_few_connections(
 def test_what_was_used_before_the_fork_is_not_shared_after_it(
     project: Project, uwsgi: str, options: str
 ) -> None:
-    serving = project.serve(f"{uwsgi} --module used {options}")
+    serving = serve(project, f"{uwsgi} --module used {options}")
     with serving as server, ThreadPoolExecutor(20) as clients:
         told = set(clients.map(lambda _: server.get("/socket"), range(200)))
     lines = [line.split() for line in told]
@@ -110,12 +120,12 @@ def test_what_was_used_before_the_fork_is_not_shared_after_it(
 def test_a_pool_with_threads_of_its_own_needs_threads_enabled(
     project: Project, uwsgi: str, options: str
 ) -> None:
-    with project.serve(f"{uwsgi} --module pooled {options}") as server:
+    with serve(project, f"{uwsgi} --module pooled {options}") as server:
         assert [server.get("/") for _ in range(20)] == ["1"] * 20
 
 
 def test_processes_that_are_reloaded_or_killed_are_replaced(project: Project, uwsgi: str) -> None:
-    with project.serve(f"{uwsgi} --module app") as server, ThreadPoolExecutor(8) as clients:
+    with serve(project, f"{uwsgi} --module app") as server, ThreadPoolExecutor(8) as clients:
         before = workers(project, server)
         answers = clients.map(lambda _: server.get("/", b""), range(200))
         server.process.send_signal(signal.SIGHUP)
