@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from .conftest import ORIGIN_CONNECTION_LIMIT
+from .conftest import ORIGIN_CONNECTION_LIMIT, wait_until
 
 if TYPE_CHECKING:
     from tests.conftest import Page
@@ -246,6 +246,8 @@ def test_a_time_zone_in_the_options_is_there_from_the_start(project: Project, dj
     name = project.database.rpartition("/")[2]
     with psycopg.connect(project.database, autocommit=True) as connection:
         connection.execute(f"ALTER DATABASE {name} SET timezone = 'Asia/Tokyo'".encode())
+    # What has connected before knows the time zone from before.
+    wait_until(lambda: not project.proxies(), "the proxy has ended")
     program = """
         with connection.Database.connect(**connection.get_connection_params()) as started:
             print(json.dumps(started.info.parameter_status("TimeZone")))
