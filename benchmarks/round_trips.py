@@ -373,7 +373,7 @@ def url_at(url: str, port: int) -> str:
 
 def stop(place: Place, proxy: Record) -> None:
     os.kill(proxy.pid, signal.SIGTERM)
-    os.kill(proxy.pid, signal.SIGTERM)  # at once
+    os.kill(proxy.pid, signal.SIGINT)  # at once; two of a kind may arrive as one
     while place.running():
         time.sleep(0.02)
 
