@@ -60,9 +60,12 @@ class ProxyStats:
 
 def stats_of(door: Origin) -> ProxyStats:
     """Ask the proxy whose clients log in by ``door``. Raises ``psycopg.OperationalError``."""
+    # Whatever the environment asks of a database.
     parameters = {
         "hostaddr": "",
         "gssencmode": "disable",
+        "channel_binding": "disable",
+        "target_session_attrs": "any",
         "connect_timeout": str(_CONNECT_TIMEOUT),
         **door.libpq_parameters(),
         "dbname": _CONSOLE,

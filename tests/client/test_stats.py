@@ -97,6 +97,17 @@ def test_of_a_proxy_whose_origin_is_away() -> None:
         assert proxy.stats().origin_connections_opened == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("PGTARGETSESSIONATTRS", "standby"), ("PGCHANNELBINDING", "require")]
+)
+def test_what_the_environment_asks_of_a_database_is_not_asked_of_the_console(
+    database: str, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    with Proxy(database, mode="thread") as proxy, monkeypatch.context() as patch:
+        patch.setenv(name, value)
+        assert proxy.stats().clients == 0
+
+
 def test_of_one_that_is_gone(database: str) -> None:
     with Proxy(database, mode="thread") as proxy:
         door = proxy._door()
