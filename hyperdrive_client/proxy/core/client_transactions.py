@@ -143,7 +143,7 @@ def answers_alone(client: ClientSession, chunk: Chunk, index: int) -> int:
     kind, position, stop = messages[index]
     if kind == m.QUERY:
         start = position + 5
-        if stop <= start + 2 and buffer[start : stop - 1] in (b"", b";"):
+        if stop <= start + 2 and buffer[start:stop] in (b"\x00", b";\x00"):
             # psycopg's check_connection, SQLAlchemy's pool_pre_ping.
             client.unnamed = None
             client.send(m.EMPTY_QUERY_MESSAGE + m.ready_for_query(client.status))

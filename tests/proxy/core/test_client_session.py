@@ -30,6 +30,14 @@ class TestWithoutALink:
         client.receives("I", "Z I", "C BEGIN", "Z T", "I", "Z T")
         server.receives()
 
+    @pytest.mark.parametrize("body", [b"", b"x", b";x"])
+    def test_a_query_without_its_end_is_none_that_is_empty(self, proxy, body):
+        client, server = proxy.pair()
+        query = m.message(m.QUERY, body)
+        client.sends_bytes(query)
+        client.receives()
+        assert server.hears_bytes() == query
+
     def test_goodbye(self, proxy):
         client, server = proxy.pair()
         client.sends("X")
