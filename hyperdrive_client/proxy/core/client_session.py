@@ -343,14 +343,12 @@ class ClientSession:
         """Answer without any origin."""
         assert self.console is not None
         buffer, messages, _ = self.framer.feed(data)
-        answers = []
         for kind, position, stop in messages:
             if kind == m.TERMINATE:
                 self.close(now)
                 return
-            answers.append(self.console.answer(kind, buffer[position + 5 : stop]))
-        if any(answers):
-            self.send(b"".join(answers))
+            if answer := self.console.answer(kind, buffer[position + 5 : stop]):
+                self.send(answer)
         self._check_framing()
 
     # The link.
@@ -455,12 +453,13 @@ class ClientSession:
         ``None``: the client has heard the reason already, or is in the middle of a message.
         """
         reports.has_waited(self, now)
+        # It may have been held back.
+        self.pool.leave(self)
         if self.state in (_WAITING, ClientState.JOINING):
             self.link_failed(failure or LOST, now)
         elif failure is not None and self.outlives_link(origin):
             self._transaction_lost(origin, failure, now)
         else:
-            self._link_ended(now)
             self.dismiss(failure, now)
 
     def dismiss(self, failure: ConnectFailure | None, now: float) -> None:

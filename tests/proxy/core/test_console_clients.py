@@ -97,6 +97,13 @@ def test_it_may_leave(proxy, console):
     assert console.session not in proxy.core.clients
 
 
+@pytest.mark.parametrize("last", ["X", "p what?"])
+def test_what_it_asked_before_the_end_is_answered(console, last):
+    console.sends("Q show help", last)
+    assert console.hears()[0] == "T command"
+    assert console.closed
+
+
 def test_it_breaks_the_protocol_only_once(proxy, console):
     console.sends_bytes(b"Q\x00\x00\x00\x01")
     console.receives("E FATAL 08P01")

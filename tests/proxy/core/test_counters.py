@@ -165,3 +165,14 @@ def test_waits_and_their_time(start):
     proxy.now += 2
     server.sends(*DONE)
     assert (counters.waits, counters.wait_seconds) == (2, pytest.approx(2))
+
+
+def test_a_link_that_breaks_and_takes_its_session_along_is_one(pair):
+    client, server = pair
+    client.sends("Q copy t from stdin")
+    server.sends("G")
+    server.proxy.now += 1
+    server.closes()
+    client.receives("G", "E FATAL 08006")
+    counters = server.proxy.core.counters
+    assert (counters.links, counters.link_seconds) == (1, pytest.approx(1))

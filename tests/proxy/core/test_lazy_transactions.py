@@ -777,6 +777,24 @@ class TestLocksOfAnEarlyEnd:
         queries = [line for each in proxy.servers[:1] + proxy.servers[2:] for line in each.hears()]
         assert queries[-1] in ("Q drop table t", "Q select 1")
 
+    def test_who_loses_it_waits_for_its_settings_elsewhere_and_for_no_other_end(self, ending):
+        proxy, _, server = ending
+        client = proxy.connect()
+        client.asks_in(options="-c jit=off")
+        second = proxy.servers[-1]
+        second.starts()
+        second.is_set("jit=off")
+        client.sends("Q drop table t")
+        assert client.state == "stalled"
+        second.closes()
+        assert not proxy.core.pool.held_back
+        third = proxy.servers[-1]
+        third.starts()
+        server.sends("C COMMIT", "Z I")
+        assert client.state == "waiting"
+        third.is_set("jit=off")
+        third.receives("Q drop table t")
+
     def test_who_vanishes_while_waiting_is_forgotten(self, ending):
         proxy, client, server = ending
         client.sends("Q drop table t")
