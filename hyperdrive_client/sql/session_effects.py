@@ -1,7 +1,7 @@
 """Could this text leave something behind in the session that runs it?
 
-The answer errs on the side of yes: a yes costs a ``DISCARD ALL`` after the transaction, a wrong no
-would show one client's settings, locks or temporary tables to the next. So only what is known to
+The answer errs on the side of yes: a yes costs a look at the session after the transaction, a wrong
+no would show one client's settings, locks or temporary tables to the next. So only what is known to
 be harmless is a no: a list of first keywords, and of functions of pg_catalog.
 
 A text does not show what the database makes of it: triggers, rules, views, defaults (a sequence's
@@ -13,12 +13,9 @@ does ``DISCARD ALL``.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 
 # Longer texts are not looked at: scanning one would hold up everybody else.
 MAX_SCANNED_BYTES = 64 * 1024
-# What is remembered is twice 4,096 texts of this size, 32 MiB, at most.
-_MAX_REMEMBERED_BYTES = 4 * 1024
 
 # A literal without escapes, a quoted name (of which a quote is kept), a comment, or a number. Read
 # from left to right, so that a quote within a comment, or a comment within a literal, is not taken
@@ -50,11 +47,6 @@ _SET_FOR_TRANSACTION = re.compile(
     rb"\s*set\s+(?:local|transaction|constraints)\s+[^\s.=]", re.IGNORECASE
 )
 _FIRST_WORD = re.compile(rb"[\s(]*([a-z_]\w*)?", re.IGNORECASE)
-
-_DIGITS = re.compile(rb"[0-9]+")
-_OUTLIVES_DISCARD = re.compile(
-    rb"""\bload\b|setseed|dblink|replication|pg_(?:start_)?backup|set_limit""", re.IGNORECASE
-)
 
 _NAME = rb"""(?:[\w$\x80-\xff]++|")"""
 # Where a parenthesis follows a name that is no function: the target of INSERT, MERGE and COPY, an
@@ -126,50 +118,6 @@ _HARMLESS_FUNCTIONS = (
     b" var_pop var_samp variance version websearch_to_tsquery width_bucket xmlagg"
 )
 _HARMLESS_CALLS = frozenset((_KEYWORDS_BEFORE_PARENTHESIS + b" " + _HARMLESS_FUNCTIONS).split())
-
-
-def changes_session(text: bytes) -> bool:
-    """Whether ``text``, one Query or Parse, may change state that outlives its transaction.
-
-    ``text`` is in any encoding that PostgreSQL lets a client use, but JOHAB.
-    """
-    if len(text) > MAX_SCANNED_BYTES:
-        return True
-    # Most texts differ in numbers alone. Without digits a name can only get worse, since no
-    # harmless one has a 0 in it, so a no can be believed.
-    if (
-        len(text) <= _MAX_REMEMBERED_BYTES
-        and b"'" not in text
-        and not _without_digits(_DIGITS.sub(b"0", text))
-    ):
-        return False
-    skeleton = _TOKENS.sub(rb"\1\2 ", text)
-    if len(skeleton) > _MAX_REMEMBERED_BYTES:
-        return _skeleton_changes_session(skeleton)
-    return _remembered(skeleton)
-
-
-def _skeleton_changes_session(skeleton: bytes) -> bool:
-    if _UNCLEAR.search(skeleton):
-        return True
-    return any(map(statement_changes_session, skeleton.split(b";")))
-
-
-_remembered = lru_cache(maxsize=4096)(_skeleton_changes_session)
-
-
-@lru_cache(maxsize=4096)
-def _without_digits(text: bytes) -> bool:
-    return _skeleton_changes_session(_TOKENS.sub(rb"\1\2 ", text))
-
-
-def outlives_discard(text: bytes) -> bool:
-    """Of a text that changes the session: whether ``DISCARD ALL`` may not be enough.
-
-    A loaded library, the seed of ``random()``, dblink's connections, replication slots and origins
-    and a base backup outlive it (PostgreSQL, "DISCARD").
-    """
-    return _OUTLIVES_DISCARD.search(text, 0, MAX_SCANNED_BYTES) is not None
 
 
 def skeleton_of(text: bytes) -> bytes | None:

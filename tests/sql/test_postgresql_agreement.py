@@ -22,10 +22,10 @@ from sqlalchemy import orm
 from sqlalchemy.dialects import postgresql
 
 from hyperdrive_client.origin import EmbeddedPostgres
+from hyperdrive_client.sql.facts import facts_of
 from hyperdrive_client.sql.session_effects import (
     _HARMLESS_FUNCTIONS,
     _KEYWORDS_BEFORE_PARENTHESIS,
-    changes_session,
 )
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -189,7 +189,7 @@ HARMLESS = [
 def test_what_is_judged_harmless_changes_nothing_in_the_session(
     session: Connection, observer: Connection, text: str
 ) -> None:
-    assert not changes_session(text.encode())
+    assert not facts_of(text.encode()).traces
     before = state(session, observer)
     run(session, text)
     assert state(session, observer) == before
@@ -244,14 +244,15 @@ def test_what_changes_the_session_is_a_yes(
     with suppress(psycopg.errors.FeatureNotSupported):  # a server without libxml
         run(fresh, text)
         assert state(fresh, observer) != before
-    assert changes_session(text.encode())
+    facts = facts_of(text.encode())
+    assert facts.traces or facts.advances
 
 
 def test_set_local_leaves_of_a_custom_setting_what_discard_all_leaves_too(
     fresh: Connection,
 ) -> None:
     text = "BEGIN; SET LOCAL a.b = 'x'; COMMIT"
-    assert not changes_session(text.encode())
+    assert not facts_of(text.encode()).traces
     for statement in (text, "DISCARD ALL"):
         fresh.execute(statement.encode())
         assert fresh.execute("SELECT current_setting('a.b', true)").fetchone() == ("",)
@@ -259,7 +260,7 @@ def test_set_local_leaves_of_a_custom_setting_what_discard_all_leaves_too(
 
 @pytest.mark.parametrize("text", PGBENCH)
 def test_pgbench_says_nothing_that_changes_the_session(text: str) -> None:
-    assert not changes_session(text.encode())
+    assert not facts_of(text.encode()).traces
 
 
 def test_no_keyword_before_a_parenthesis_can_be_a_function(session: Connection) -> None:
@@ -411,7 +412,7 @@ def test_psycopg_says_nothing_of_its_own_that_changes_the_session(dsn: str, tmp_
     texts = _requests(trace.read_bytes())
     assert len(texts) > 40
     # What psycopg does when it knows no better than to forget its prepared statements.
-    assert {text for text in texts if changes_session(text)} <= {b"DEALLOCATE ALL"}
+    assert {text for text in texts if facts_of(text).traces} <= {b"DEALLOCATE ALL"}
 
 
 def _use_psycopg(connection: Connection) -> None:
@@ -508,7 +509,7 @@ def test_sqlalchemy_says_nothing_that_changes_the_session(database: str) -> None
     inspector.get_schema_names()
     engine.dispose()
     assert len(texts) > 30
-    assert [text for text in texts if changes_session(text.encode())] == []
+    assert [text for text in texts if facts_of(text.encode()).traces] == []
 
 
 def _use_the_orm(session: orm.Session) -> None:
