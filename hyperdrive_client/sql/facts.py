@@ -34,7 +34,8 @@ STATEMENTS: Final = 32
 """Made by SQL's PREPARE."""
 ANYTHING: Final = 63
 UNSEEN: Final = 64
-"""What no query shows: a loaded library, the seed of random(), dblink's connections."""
+"""What no query of ours shows: a loaded library, the seed of random(), dblink's connections, a
+temporary replication slot."""
 
 # Commands that a transaction begins or ends with, each alone in its text.
 OTHER: Final = 0
@@ -140,7 +141,8 @@ _NO_TRACE_FUNCTIONS = _SEQUENCE_FUNCTIONS | frozenset(
 )
 _UNSEEN = re.compile(
     rb"""\bload\s*'|\bsetseed\b|\bdblink_connect|\bset_limit\b
-    |\bpg_replication_(?:origin_session_setup|slot)|\bpg_(?:start_backup|backup_start)\b""",
+    |\bpg_replication_origin_session_setup\b|\bpg_(?:create|copy)_\w+_replication_slot\b
+    |\bpg_(?:start_backup|backup_start)\b""",
     re.IGNORECASE | re.VERBOSE,
 )
 _RECALLS = re.compile(rb"\b(?:currval|lastval)\b", re.IGNORECASE)

@@ -219,6 +219,10 @@ class TestTraces:
             b"select set_limit(0.5)",
             b"load 'auto_explain'",
             b"do $$ begin perform setseed(0.1); end $$",
+            b"select pg_backup_start('x')",
+            b"select pg_replication_origin_session_setup('x')",
+            b"select pg_create_physical_replication_slot('x', true, true)",
+            b"select pg_copy_logical_replication_slot('x', 'y', true)",
         ],
     )
     def test_what_no_query_shows(self, text):
