@@ -28,6 +28,7 @@ _KEEPER = (
 # In the folder.
 _USERS = "users"  # locked: shared by the users, exclusively by the keeper at the end
 _TURN = "turn"  # locked by the one who looks for the server, and perhaps starts it
+_KEPT = "kept"  # locked by the keeper as long as it lives
 _SERVER = "server"  # the connection string while there is a server
 
 
@@ -49,14 +50,27 @@ def shared_postgres(folder: Path, max_connections: int = 100) -> Iterator[str]:
         with (folder / _TURN).open("ab") as turn:
             fcntl.lockf(turn, fcntl.LOCK_EX)
             server = folder / _SERVER
-            if not server.exists():
+            if not (server.exists() and _is_kept(folder)):
+                server.unlink(missing_ok=True)
                 _start_keeper(folder, max_connections)
             connection_string = server.read_text()
         yield connection_string
 
 
+def _is_kept(folder: Path) -> bool:
+    """Whether the keeper lives; one that was killed could not remove what it had written."""
+    import fcntl
+
+    with (folder / _KEPT).open("ab") as kept:
+        try:
+            fcntl.lockf(kept, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
 def _start_keeper(folder: Path, max_connections: int) -> None:
-    path = [entry for entry in sys.path if entry]
+    path = [entry for entry in sys.path if os.path.isabs(entry)]
     with subprocess.Popen(
         [sys.executable, "-P", "-c", _KEEPER, folder, str(max_connections)],
         stdin=subprocess.PIPE,
@@ -87,8 +101,10 @@ def _keep(folder: Path, max_connections: str) -> None:
 
     with (
         (folder / _USERS).open("r+b") as users,
+        (folder / _KEPT).open("ab") as kept,
         EmbeddedPostgres(settings={"max_connections": max_connections}) as postgres,
     ):
+        fcntl.lockf(kept, fcntl.LOCK_EX)
         server = folder / _SERVER
         new = server.with_suffix(".new")
         new.touch(mode=0o600)

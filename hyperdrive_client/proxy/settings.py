@@ -12,6 +12,9 @@ Auth = Literal["scram", "trust", "peer"]
 Ssl = Literal["off", "allow", "require"]
 ClientCert = Literal["no", "verify-ca", "verify-full"]
 
+CONSOLE_DATABASE = "hyperdrive.console"
+"""A virtual database: who names it talks to the proxy itself."""
+
 LOOPBACK_HOSTS = frozenset(("127.0.0.1", "::1", "localhost"))
 
 
@@ -117,6 +120,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         self._check_tls()
+        if self.origin.database == CONSOLE_DATABASE:
+            raise ConfigurationError(
+                f"the database {CONSOLE_DATABASE} can't be had: the console is there"
+            )
         if self.host is None and self.unix_socket is None:
             raise ConfigurationError("neither host nor unix_socket: the proxy has to listen")
         if self.auth not in get_args(Auth):

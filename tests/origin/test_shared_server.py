@@ -75,6 +75,26 @@ def test_after_its_end_the_next_user_gets_a_new_one(
     wait_until(lambda: not accepts(urls[1]))
 
 
+def test_after_the_death_of_its_keeper_the_next_user_gets_a_new_one(
+    run_script: RunScript, wait_until: WaitUntil, tmp_path: Path
+) -> None:
+    source = USE.format(folder=str(tmp_path / "run"))
+    first = run_script(source)
+    url = url_of(first)
+    (keeper,) = [
+        int(process.parent.name)
+        for process in Path("/proc").glob("[0-9]*/cmdline")
+        if str(tmp_path).encode() in process.read_bytes()
+        and b"shared_server" in process.read_bytes()
+    ]
+    os.kill(keeper, signal.SIGKILL)
+    wait_until(lambda: not accepts(url))
+    second = run_script(source)
+    assert accepts(url_of(second))
+    for user in (first, second):
+        user.communicate("\n")
+
+
 def test_a_forked_child_that_outlives_its_parent_does_not_keep_it(
     run_script: RunScript, wait_until: WaitUntil, tmp_path: Path
 ) -> None:

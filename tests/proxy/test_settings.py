@@ -115,6 +115,12 @@ def test_tls_that_can_be_is_accepted(clientcert: str) -> None:
     assert replace(TLS, ssl="allow", ssl_ca_file=None).ssl == "allow"
 
 
+def test_a_database_with_the_name_of_the_console_is_refused() -> None:
+    origin = replace(SETTINGS.origin, database="hyperdrive.console")
+    with pytest.raises(ConfigurationError, match=r"hyperdrive\.console can't be had"):
+        replace(SETTINGS, origin=origin)
+
+
 def test_no_password_is_shown() -> None:
     assert "secret" not in repr(SETTINGS)
     with pytest.raises(ConfigurationError) as caught:

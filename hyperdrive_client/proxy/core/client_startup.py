@@ -17,10 +17,9 @@ from ...protocol.startup import (
     take_packet,
     unsupported_protocol,
 )
-from ..settings import Settings
+from ..settings import CONSOLE_DATABASE, Settings
 
-# A virtual database: who names it talks to the proxy itself.
-CONSOLE = b"hyperdrive.console"
+CONSOLE = CONSOLE_DATABASE.encode()
 
 # PostgreSQL answers one request of each kind before it wants the StartupMessage.
 _MAX_REQUESTS = 2
