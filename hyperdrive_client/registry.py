@@ -172,8 +172,8 @@ class Place:
             time.sleep(_LOCK_PAUSE)
 
 
-def runtime_folder() -> Path:
-    """Return the folder for this user's proxies, made if it is missing.
+def runtime_folder(*, make: bool = True) -> Path:
+    """Return the folder for this user's proxies, which is made if it is missing, or not found.
 
     That is in ``$XDG_RUNTIME_DIR`` (XDG Base Directory Specification), or else, or if that is of
     no use, in the folder for temporary files. Raises ``ProxyStartError``.
@@ -183,14 +183,14 @@ def runtime_folder() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(runtime) and len(os.fsencode(runtime)) <= _MAX_PARENT_BYTES:
         with contextlib.suppress(ProxyStartError):
-            return _own_folder(Path(runtime, "hyperdrive"))
+            return _own_folder(Path(runtime, "hyperdrive"), make)
     try:
         temporary = Path(tempfile.gettempdir())
     except FileNotFoundError as error:
         raise ProxyStartError(f"there is no folder for temporary files: {error}") from error
     if len(os.fsencode(temporary)) > _MAX_PARENT_BYTES:
         temporary = Path("/tmp")
-    return _own_folder(temporary / f"hyperdrive-{os.geteuid()}")
+    return _own_folder(temporary / f"hyperdrive-{os.geteuid()}", make)
 
 
 def remove_dead() -> None:
@@ -205,16 +205,17 @@ def remove_dead() -> None:
 def places() -> list[Place]:
     """Return the places of all proxies of this user, running or dead; makes no folder."""
     try:
-        folder = runtime_folder()
+        folder = runtime_folder(make=False)
         return [Place(folder, each.name) for each in sorted(folder.iterdir()) if each.is_dir()]
     except (ProxyStartError, OSError):
         return []
 
 
-def _own_folder(path: Path) -> Path:
+def _own_folder(path: Path, make: bool) -> Path:
     try:
-        with contextlib.suppress(FileExistsError):
-            path.mkdir(0o700)
+        if make:
+            with contextlib.suppress(FileExistsError):
+                path.mkdir(0o700)
         status = path.lstat()
     except OSError as error:
         raise ProxyStartError(f"{path} can't be made: {error.strerror}") from error

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from .errors import BindingError, ConfigurationError
+from .errors import BindingError, ConfigurationError, HyperdriveError
 from .registry import Place, Record, places
 
 _PAUSE = 0.05
@@ -87,20 +87,32 @@ def stop(which: str | None, everyone: bool, now: bool) -> None:
     if everyone and which:
         raise click.UsageError("--all and a proxy exclude each other.")
     for place in places() if everyone else [_chosen(which)]:
-        record = place.running()
+        record = place.running() or _started_or_removed(place)
         if record is None:
-            with place.lock(_LOCK_TIMEOUT):
-                shutil.rmtree(place.folder, ignore_errors=True)
             click.echo(f"{place.id} had died; its log is removed", err=True)
         else:
             _stop(place, record, now)
 
 
+def _started_or_removed(place: Place) -> Record | None:
+    try:
+        with place.lock(_LOCK_TIMEOUT):
+            if (record := place.running()) is None:
+                shutil.rmtree(place.folder, ignore_errors=True)
+            return record
+    except TimeoutError as error:
+        raise HyperdriveError(f"{place.id} is being started, or was: {error}") from error
+
+
 def _stop(place: Place, record: Record, now: bool) -> None:
-    is_there = place.watch()
-    # Two different signals, for two of a kind may arrive as one.
-    for number in (signal.SIGTERM, signal.SIGINT) if now else (signal.SIGTERM,):
-        os.kill(record.pid, number)
+    try:
+        is_there = place.watch()
+        # Two different signals, for two of a kind may arrive as one.
+        for number in (signal.SIGTERM, signal.SIGINT) if now else (signal.SIGTERM,):
+            os.kill(record.pid, number)
+    except (FileNotFoundError, ProcessLookupError):
+        click.echo(f"{record.id} had ended", err=True)
+        return
     told_at, told = time.monotonic(), False
     while is_there():
         if not told and time.monotonic() - told_at > 1:

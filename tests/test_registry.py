@@ -97,6 +97,11 @@ def test_a_folder_that_others_may_have_prepared_is_refused(
     assert places() == []
 
 
+def test_looking_for_proxies_makes_no_folder(folder: Path) -> None:
+    places()
+    assert list(folder.iterdir()) == []
+
+
 def test_a_published_proxy_runs_until_its_descriptor_is_closed(place: Place) -> None:
     assert place.running() is None
     known = record(place)

@@ -9,13 +9,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 
 from hyperdrive_client import connect
 from hyperdrive_client.bindings import parse_connection_string
+from hyperdrive_client.cli import main
 from hyperdrive_client.client.shared_proxy import place_for
 from hyperdrive_client.registry import Place
 
@@ -142,6 +145,26 @@ def test_what_has_died_is_shown_with_its_log_until_it_is_stopped(
     assert "had died" in hyperdrive("stop").stderr
     assert hyperdrive("status").stdout == ""
     assert list(place.parent.iterdir()) == []
+
+
+def test_what_is_just_being_started_is_stopped_not_taken_for_dead(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = place_for(parse_connection_string(database))
+    place.folder.mkdir(0o700)
+    lock = Place.lock
+    connections: list[psycopg.Connection] = []
+
+    def lock_later(self: Place, timeout: float) -> AbstractContextManager[None]:
+        monkeypatch.setattr(Place, "lock", lock)
+        connections.append(connect(database))
+        return lock(self, timeout)
+
+    monkeypatch.setattr(Place, "lock", lock_later)
+    done = CliRunner().invoke(main, ["stop", place.id])
+    assert (done.exit_code, done.output) == (0, f"{place.id} has ended\n")
+    with pytest.raises(psycopg.OperationalError):
+        connections[0].execute("SELECT 1")
 
 
 def test_several_proxies_have_to_be_told_apart(

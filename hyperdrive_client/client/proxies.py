@@ -33,16 +33,23 @@ def proxy_for(resolution: Resolution) -> LocalProxy | SharedProxy | None:
     if where == "off" or resolution.hosted or origin in _found_to_be_proxies:
         return None
     notice_fork()
+    proxy = _proxies.get((where, origin))
+    if proxy is not None and proxy.is_running:
+        return proxy  # without waiting for those who start others
     with _lock:
         proxy = _proxies.get((where, origin))
         if proxy is not None and proxy.is_running:
             return proxy
         if is_a_proxy(origin):
             return None
+        is_leased = isinstance(proxy, SharedProxy) and proxy.is_leased
         if proxy is not None:
             proxy.close()
-        proxy = _proxies[where, origin] = _found_or_started(where, origin)
-        return proxy
+        started = _proxies[where, origin] = _found_or_started(where, origin)
+        if is_leased and isinstance(started, SharedProxy):
+            # What this program has read of the last one is right for this one, too.
+            started.lease()
+        return started
 
 
 def is_a_proxy(origin: Origin) -> bool:

@@ -30,11 +30,16 @@ class SharedProxy:
 
     def __init__(self, origin: Origin) -> None:
         try:
+            self._origin = _with_absolute_paths(origin)
             self._place = place_for(origin)
-            self.record = self._place.running() or _start(_with_absolute_paths(origin), self._place)
+            self.record = self._place.running() or self._found_or_started()
         except OSError as error:
             raise ProxyStartError(f"no proxy can be shared: {error}") from error
         self._lease: int | None = None
+
+    def _found_or_started(self) -> Record:
+        with self._place.lock(_LOCK_TIMEOUT):
+            return self._place.running() or _start(self._origin, self._place)
 
     @property
     def is_running(self) -> bool:
@@ -51,11 +56,30 @@ class SharedProxy:
 
     @property
     def any_drivers_door(self) -> Origin:
-        """Where any driver connects to; the proxy does not end before this process does."""
-        if self._lease is None and self.is_running:
-            with self._place.lock(_LOCK_TIMEOUT):
-                self._lease = self._place.lease()
+        """Where any driver connects to; the proxy does not end before this process does.
+
+        Raises ``ProxyStartError``.
+        """
+        self.lease()
         return self.record.tcp_door
+
+    @property
+    def is_leased(self) -> bool:
+        """Whether this process keeps it from ending."""
+        return self._lease is not None
+
+    def lease(self) -> None:
+        """Keep it from ending before this process does; ``ProxyStartError``."""
+        if self._lease is not None:
+            return
+        try:
+            with self._place.lock(_LOCK_TIMEOUT):
+                if self._lease is None:
+                    # It may have ended unused before the lock was ours.
+                    self.record = self._place.running() or _start(self._origin, self._place)
+                    self._lease = self._place.lease()
+        except OSError as error:
+            raise ProxyStartError(f"no proxy can be shared: {error}") from error
 
     def close(self) -> None:
         """It is not ours to end."""
@@ -88,53 +112,51 @@ def shared_proxy_at(origin: Origin) -> Record | None:
 
 
 def _start(origin: Origin, place: Place) -> Record:
+    """Hold the place's lock."""
     # Only here: a program that finds a proxy never loads one.
     from hyperdrive_client import __version__
     from hyperdrive_client.proxy import detached, spawn
     from hyperdrive_client.proxy.settings import Limits, Settings
 
-    with place.lock(_LOCK_TIMEOUT):
-        if found := place.running():
-            return found
-        user, password = spawn.fresh_credentials()
-        port = 0
-        if died := place.read():
-            # What other programs have read of it is right again.
-            user, password, port = died.user, died.password, died.port
-        given = origin_connection_limit()
-        limits = Limits(proxy_idle_timeout=proxy_idle_timeout())
-        if given is not None:
-            limits = replace(limits, origin_connection_limit=given)
-        settings = Settings(
-            origin,
-            user,
-            password,
-            port=port,
-            unix_socket=str(place.socket),
-            auth="peer",
-            limits=limits,
-        )
-        record = Record(
-            id=place.id,
-            pid=0,
-            version=__version__,
-            python=spawn.python(),
-            origin=_shown(origin),
-            unix_socket=str(place.socket),
-            port=port,
-            user=user,
-            password=password,
-            database=origin.database,
-            started_at=time.time(),
-        )
-        try:
-            detached.start(settings, place, record)
-        except ProxyStartError:
-            if not port:
-                raise
-            # Somebody else has the port by now.
-            detached.start(replace(settings, port=0), place, record)
-        started = place.running()
+    user, password = spawn.fresh_credentials()
+    port = 0
+    if died := place.read():
+        # What other programs have read of it is right again.
+        user, password, port = died.user, died.password, died.port
+    given = origin_connection_limit()
+    limits = Limits(proxy_idle_timeout=proxy_idle_timeout())
+    if given is not None:
+        limits = replace(limits, origin_connection_limit=given)
+    settings = Settings(
+        origin,
+        user,
+        password,
+        port=port,
+        unix_socket=str(place.socket),
+        auth="peer",
+        limits=limits,
+    )
+    record = Record(
+        id=place.id,
+        pid=0,
+        version=__version__,
+        python=spawn.python(),
+        origin=_shown(origin),
+        unix_socket=str(place.socket),
+        port=port,
+        user=user,
+        password=password,
+        database=origin.database,
+        started_at=time.time(),
+    )
+    try:
+        detached.start(settings, place, record)
+    except ProxyStartError:
+        if not port:
+            raise
+        # Somebody else has the port by now.
+        detached.start(replace(settings, port=0), place, record)
+    started = place.running()
     remove_dead()
     if started is None:
         raise ProxyStartError(f"the proxy has ended as soon as it was ready (its log: {place.log})")

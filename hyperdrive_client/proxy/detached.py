@@ -147,6 +147,11 @@ def _run(settings: Settings, place: Place, record: Record) -> None:
     published: list[int] = []
 
     def publish(settings: Settings) -> None:
+        try:
+            os.write(1, b" ")
+        except OSError:
+            # Then nobody holds the lock for it, and another may be starting.
+            raise ProxyStartError("the program that has started the proxy is gone") from None
         now = replace(record, pid=os.getpid(), port=settings.port, started_at=time.time())
         published.append(place.publish(now))
         _answer("")
@@ -160,16 +165,18 @@ def _run(settings: Settings, place: Place, record: Record) -> None:
     def withdraw(*, unless_leased: bool = False) -> bool:
         try:
             with place.lock(_LOCK_TIMEOUT):
-                if unless_leased and place.is_leased:
+                if not published or (unless_leased and place.is_leased):
                     return False
                 place.withdraw(published[0])
-        except TimeoutError:
-            return False
         except FileNotFoundError:  # somebody has removed it all
             pass
+        except OSError:  # in a signal's handler it would end what is to finish
+            return False
         return True
 
     logger = logging.getLogger(__name__)
+    # Who listens there and is not published has lost its record, or its starter.
+    place.socket.unlink(missing_ok=True)
     try:
         run_until_told(
             settings,

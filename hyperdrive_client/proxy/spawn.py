@@ -31,7 +31,7 @@ _CHILD = (
 _PYTHON = re.compile(r"python|pypy", re.IGNORECASE)
 _INHERITED = re.compile(
     r"PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|TMPDIR|TEMP|TMP|XDG_RUNTIME_DIR|SYSTEMROOT|VIRTUAL_ENV"
-    r"|(LD|DYLD)_LIBRARY_PATH|LD_PRELOAD|SSL_CERT_(FILE|DIR)|PYTHON\w+|COV\w+",
+    r"|(LD|DYLD)_LIBRARY_PATH|LD_PRELOAD|SSL_CERT_(FILE|DIR)|PYTHON\w+|COVERAGE_\w+|COV_CORE_\w+",
     re.IGNORECASE,
 )
 # A child that was told to stop at once and has not gone by then is killed.

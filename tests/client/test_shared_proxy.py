@@ -4,13 +4,14 @@ import logging
 import os
 import select
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Thread
 from typing import Any
 
 import psycopg
@@ -234,6 +235,112 @@ def test_a_program_that_has_read_the_fields_keeps_it(
     assert not place.folder.exists()
 
 
+def test_what_a_program_has_read_stays_right_when_it_replaces_a_killed_proxy(
+    database: str, place: Place, monkeypatch: pytest.MonkeyPatch, end_process: EndProcess
+) -> None:
+    monkeypatch.setenv("HYPERDRIVE_URL_DB", database)
+    assert binding("DB").port == running(place).port
+    end_process(running(place).pid)
+    connect(database).close()
+    assert place.is_leased
+
+
+def test_a_proxy_that_ends_before_it_is_leased_is_replaced(
+    database: str, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYPERDRIVE_URL_DB", database)
+    connect(database).close()
+    first = running(place).pid
+    lock = Place.lock
+
+    def lock_later(self: Place, timeout: float) -> Any:
+        monkeypatch.setattr(Place, "lock", lock)
+        os.kill(first, signal.SIGTERM)
+        wait_for_the_end(first)
+        return lock(self, timeout)
+
+    monkeypatch.setattr(Place, "lock", lock_later)
+    port = binding("DB").port
+    assert (running(place).pid != first, running(place).port) == (True, port)
+
+
+def test_fields_that_cannot_be_read_are_an_error_of_psycopgs(
+    database: str, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYPERDRIVE_URL_DB", database)
+    monkeypatch.setattr(shared_proxy, "_LOCK_TIMEOUT", 0.05)
+    connect(database).close()
+    with place.lock(1), pytest.raises(ProxyStartError, match=r"another process.*lock"):
+        _ = binding("DB").port
+
+
+def test_whoever_has_a_proxy_does_not_wait_for_another_to_start(
+    database: str, place: Place
+) -> None:
+    connect(database).close()
+    other = f"{database}?application_name=other"
+    with place_for(parse_connection_string(other)).lock(1):
+        starting = Thread(target=lambda: connect(other).close())
+        starting.start()
+        found = Thread(target=lambda: connect(database).close())
+        found.start()
+        found.join(10)
+        assert (found.is_alive(), starting.is_alive()) == (False, True)
+    starting.join()
+
+
+def test_a_proxy_that_has_lost_its_record_is_replaced(
+    database: str, place: Place, monkeypatch: pytest.MonkeyPatch, end_process: EndProcess
+) -> None:
+    monkeypatch.setenv("HYPERDRIVE_PROXY", "shared")
+    with connect(database) as old:
+        first = running(place).pid
+        (place.folder / "proxy.json").unlink()
+        connect(database).close()
+        assert running(place).pid != first
+        assert old.execute("SELECT 1").fetchone() == (1,)
+    end_process(first)
+
+
+def test_a_proxy_whose_starter_was_killed_does_not_take_anothers_place(
+    database: str, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = """if True:
+        import os, sys
+        from hyperdrive_client import connect
+        from hyperdrive_client.proxy import detached
+        detached._line = lambda *_: os.kill(os.getpid(), 9)
+        connect(sys.argv[1])
+    """
+    monkeypatch.setenv("HYPERDRIVE_PROXY", "shared")
+    done = subprocess.run([sys.executable, "-c", source, database], timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    while "the program that has started the proxy is gone" not in place.log.read_text():
+        os.sched_yield()
+    assert place.read() is None
+    connect(database).close()
+    assert place.running()
+
+
+def test_transactions_finish_although_the_files_cannot_be_removed(
+    database: str, place: Place
+) -> None:
+    with connect(database) as connection:
+        connection.execute("SELECT 1")
+        process = running(place).pid
+        in_the_way = place.parent / f"{place.id}.lock"
+        in_the_way.unlink(missing_ok=True)
+        in_the_way.mkdir()
+        os.kill(process, signal.SIGTERM)
+        door = running(place).door.connection_string
+        with pytest.raises(psycopg.OperationalError, match="shutting down"):
+            while True:
+                psycopg.connect(door).close()
+        assert connection.execute("SELECT 2, pg_sleep(0.5)").fetchone() == (2, "")
+    wait_for_the_end(process)
+    in_the_way.rmdir()
+
+
 def test_a_proxy_that_is_told_to_end_finishes_while_new_clients_get_another(
     database: str, place: Place
 ) -> None:
@@ -269,6 +376,7 @@ def test_nothing_of_the_applications_environment_is_in_the_proxys(
 ) -> None:
     monkeypatch.setenv("HYPERDRIVE_URL_DB", database)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "easily-searched")
+    monkeypatch.setenv("COVERALLS_REPO_TOKEN", "easily-searched")
     connect("DB").close()
     folder = Path("/proc", str(running(place).pid))
     environment = (folder / "environ").read_text()

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import struct
 
-_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid; unix(7), SO_PEERCRED
+_CREDENTIALS = struct.Struct("iII")  # pid, uid, gid; unix(7), SO_PEERCRED
 
 
 def peer_user(transport: asyncio.BaseTransport) -> int | None:
