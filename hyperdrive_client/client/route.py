@@ -68,7 +68,8 @@ class Route(NamedTuple):
         if ORIGIN_IS_A_PROXY in str(error):
             found_to_be_a_proxy(self.origin)
             return True
-        deadline = time.monotonic() + _DEATH_SECONDS
+        # Whoever has answered was not being killed.
+        deadline = time.monotonic() + (0 if "FATAL:" in str(error) else _DEATH_SECONDS)
         while self.proxy.is_running:
             if time.monotonic() >= deadline:
                 return False
