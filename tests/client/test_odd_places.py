@@ -228,8 +228,12 @@ def test_with_a_temporary_folder_that_is_missing(place: Place) -> None:
 
 def test_in_a_folder_that_has_been_removed(place: Place) -> None:
     removed = place.folder / "removed"
-    removed.mkdir()
     script = f'rmdir {removed}; exec "$@"'
+    removed.mkdir()
+    command = ["sh", "-c", script, "sh", sys.executable, "-c", "import psycopg"]
+    if subprocess.run(command, cwd=removed, capture_output=True).returncode:
+        pytest.skip("psycopg itself can't be imported there with this Python")
+    removed.mkdir()
     assert place.first_query("sh", "-c", script, "sh", cwd=removed).row
 
 
