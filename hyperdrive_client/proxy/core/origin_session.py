@@ -387,6 +387,7 @@ class OriginSession:
         self.since = now
         self.pool.move(self, OriginState.CLOSING)
         self.pool.effects.append(AbortOrigin(self))
+        self.pool.ended(self, now)
 
     # The client.
 

@@ -7,6 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ...errors import OriginProtocolError
 from ...protocol import messages as m
 from ..settings import Settings
 from . import reports
@@ -153,8 +154,7 @@ class Pool:
             self.connect_failed(origin, failure, now)
             return
         client, origin.client = origin.client, None
-        if origin.state is OriginState.ENDING:
-            self.ended(origin, now)
+        self.ended(origin, now)
         self._end(origin)
         if client is not None:
             told = origin.fatal or origin.mid_message
@@ -295,7 +295,8 @@ class Pool:
 
     def ended(self, origin: OriginSession, now: float) -> None:
         """The real end is done, or the connection is gone."""
-        del self.ending[origin]
+        if self.ending.pop(origin, None) is None:
+            return
         waiting, self.held_back = self.held_back, []
         for client in waiting:
             if self.is_ending(client.held_back_by):
@@ -317,6 +318,8 @@ class Pool:
 
     def translate(self, notification: bytes) -> bytes:
         """A NotificationResponse with the process id that we gave to the client who sent it."""
+        if len(notification) < 9:
+            raise OriginProtocolError("a notification without a process id")
         (process_id,) = m.INT32.unpack_from(notification, 5)
         known = self._notifiers.get(process_id) or next(
             (origin.served for origin in self.origins if origin.process_id == process_id), 0

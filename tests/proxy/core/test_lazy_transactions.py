@@ -706,6 +706,15 @@ class TestLocksOfAnEarlyEnd:
         server.sends("C COMMIT", "Z I")
         second.receives(f"Q {text}")
 
+    @pytest.mark.parametrize("broken", [b"!\0\0\0\4", b"A\0\0\0\4"])
+    def test_they_are_gone_with_a_connection_that_breaks_the_protocol(self, ending, broken):
+        proxy, client, server = ending
+        client.sends("Q drop table t")
+        second = self.second(proxy)
+        server.sends_bytes(broken)
+        second.receives("Q drop table t")
+        assert proxy.core.pool.ending == {}
+
     def test_a_late_cancel_of_what_came_before_does_not_end_the_waiting(self, ending):
         proxy, client, server = ending
         client.sends("Q drop table t")
