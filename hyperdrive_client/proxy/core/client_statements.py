@@ -272,8 +272,10 @@ def note_bound(
 def execute(client: ClientSession, origin: OriginSession) -> Expected:
     if client.deallocated:
         name, client.deallocated = client.deallocated, b""
-        forgotten = ClientClose(client, name, client.statements.pop(name))
-        return Expected(m.EXECUTE, change=forgotten)
+        statement = client.statements.pop(name, None)
+        if statement is None:  # closed since it was bound
+            return e.EXECUTE
+        return Expected(m.EXECUTE, change=ClientClose(client, name, statement))
     if not client.forgets:
         return e.EXECUTE
     client.forgets = False
