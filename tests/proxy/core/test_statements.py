@@ -505,6 +505,12 @@ class TestPipelines:
         heard += server.hears()
         assert f"P {name}: select 1" in heard
 
+    def test_a_statement_that_is_closed_between_bind_and_execute_of_its_deallocate(self, proxy):
+        client, server = proxy.linked()
+        prepared(client, server, "a", "deallocate a")
+        client.sends("B <-a", "C S a", "E", "S")
+        assert server.hears()[-2:] == ["E", "S"]
+
     def test_deallocate_all_and_then_a_new_statement(self, proxy):
         client, server = proxy.linked()
         client.sends("Q deallocate all", "P t: select 1", "S")
