@@ -31,26 +31,29 @@ MAY_IMPORT = {
     "sql": set[str](),
     "origin": set[str](),
     "proxy.settings": {"bindings.connection_string"},
+    "proxy.cache": {"protocol", "sql", "proxy.settings"},
     "proxy.core": {
         "protocol",
         "sql",
+        "proxy.cache",
         "proxy.settings",
         "bindings.connection_string",
     },
     "proxy.net": {
         "protocol",
+        "proxy.cache",
         "proxy.core",
         "proxy.settings",
         "bindings.connection_string",
     },
-    "proxy.admin": {"protocol", "proxy.core"},
+    "proxy.admin": {"protocol", "proxy.cache", "proxy.core"},
     "proxy": {"protocol", "sql", "bindings.connection_string", "registry"},
     "demo": {"", "bindings", "client", "origin", "proxy.spawn"},
     "cli": {"", "bindings", "client", "origin", "proxy", "demo", "running"},
     "running": {"bindings", "client", "registry"},
     "__main__": {"cli"},
 }
-WITHOUT_IO = ("protocol", "sql", "proxy.core")
+WITHOUT_IO = ("protocol", "sql", "proxy.cache", "proxy.core")
 IO_MODULES = {"asyncio", "socket", "ssl", "threading", "time"}
 # Imported at first use only, inside a function.
 LAZY = {

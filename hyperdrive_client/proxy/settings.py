@@ -9,11 +9,15 @@ from ..bindings.connection_string import Origin
 from ..errors import ConfigurationError
 
 Auth = Literal["scram", "trust", "peer"]
+CacheMode = Literal["auto", "wal", "writes", "ttl", "off"]
 Ssl = Literal["off", "allow", "require"]
 ClientCert = Literal["no", "verify-ca", "verify-full"]
 
 CONSOLE_DATABASE = "hyperdrive.console"
 """A virtual database: who names it talks to the proxy itself."""
+
+LARGEST_MAX_AGE = 3600.0
+"""Of a cached answer, in seconds (Hyperdrive, "Query caching")."""
 
 LOOPBACK_HOSTS = frozenset(("127.0.0.1", "::1", "localhost"))
 
@@ -87,6 +91,52 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Caching:
+    """What is kept of answers, and for how long; times in seconds, sizes in bytes.
+
+    The figures are Hyperdrive's ("Query caching") where it has one.
+    """
+
+    mode: CacheMode = "auto"
+    """How an answer is known to be right still: by following the origin's WAL (``wal``), by the
+    writes that this proxy has seen, which must then be all of them (``writes``), by its age and
+    those writes (``ttl``); ``auto`` is ``wal`` where the origin is set up for it, else ``off``."""
+    max_age: float = 60.0
+    """How old an answer may be."""
+    stale_while_revalidate: float = 15.0
+    """For how long after that it is still given, while one query fetches it anew. What is known to
+    be wrong is never given."""
+    memory: int = 64 * 1024 * 1024
+    """For all answers together; 0 keeps none."""
+    result_limit: int = 50_000_000
+    """A longer answer is passed on, and not kept."""
+    staleness_bound: float = 1.0
+    """In ``wal``: by how much an answer may be older than a commit that others made."""
+    functions: tuple[str, ...] = ()
+    """Functions outside of pg_catalog, as ``schema.name``, whose results depend on their arguments
+    alone, by the user's word."""
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(CacheMode):
+            raise ConfigurationError(
+                f"the cache's mode is {self.mode!r}: expected 'auto', 'wal', 'writes', 'ttl' or "
+                "'off'"
+            )
+        for name in ("max_age", "stale_while_revalidate"):
+            if not 0 <= getattr(self, name) <= LARGEST_MAX_AGE:
+                raise ConfigurationError(
+                    f"{name} is {getattr(self, name)}: seconds from 0 to {LARGEST_MAX_AGE:g}"
+                )
+        for name in ("memory", "result_limit"):
+            if getattr(self, name) < 0:
+                raise ConfigurationError(f"{name} is {getattr(self, name)}: bytes from 0 on")
+        if not 0.2 <= self.staleness_bound <= LARGEST_MAX_AGE:
+            raise ConfigurationError(
+                f"staleness_bound is {self.staleness_bound}: seconds from 0.2 on"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All of one proxy. ``user`` and ``password`` are what its clients authenticate with."""
 
@@ -103,6 +153,7 @@ class Settings:
     """How clients show who they are; ``peer`` lets those in who come by the socket as the proxy's
     own user of the system, and is ``scram`` for all others (PostgreSQL, "Peer Authentication")."""
     limits: Limits = Limits()
+    caching: Caching = Caching()
     any_database: bool = False
     """Clients may name any database at the origin; each has connections of its own."""
     pin_sequences: bool = False

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from ..bindings.connection_string import parse_connection_string
 from ..errors import HyperdriveError, ProxyStartError
 from .app import App
-from .settings import Limits, Settings
+from .settings import Caching, Limits, Settings
 
 # Until a child has answered; starting Python and listening takes a fraction of it.
 START_TIMEOUT = 30.0
@@ -210,6 +210,7 @@ def to_json(settings: Settings) -> str:
     values = {field.name: getattr(settings, field.name) for field in fields(settings)}
     values["origin"] = settings.origin.connection_string
     values["limits"] = asdict(settings.limits)
+    values["caching"] = asdict(settings.caching)
     return json.dumps(values)
 
 
@@ -218,6 +219,8 @@ def from_json(text: str) -> Settings:
     values: dict[str, Any] = json.loads(text)
     values["origin"] = parse_connection_string(values["origin"])
     values["limits"] = Limits(**values["limits"])
+    caching = values["caching"]
+    values["caching"] = Caching(**{**caching, "functions": tuple(caching["functions"])})
     return Settings(**values)
 
 
