@@ -1,0 +1,131 @@
+"""What the origin's catalogue says of statements: whether they can be cached, and why not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ...sql.literals import form_of
+from ...sql.parse_tree import NotParsedError
+from ...sql.reads import Name, Refused
+from ..settings import Caching
+from .catalogue_contents import Answers, Contents, Relation
+from .eligibility import Eligibility
+from .name_resolution import Names, Settings, deciding
+
+MAX_TEXT_BYTES = 8 * 1024
+"""Of a statement: parsing a longer one would hold up everybody else."""
+_MAX_VERDICTS = 1024  # of 8 kB at most each, and twice as many are kept
+_MAX_SESSIONS = 64
+
+
+class Verdict(NamedTuple):
+    """On one text, for sessions with the same settings."""
+
+    status: str
+    """Empty if the answer may be kept; else Hyperdrive's name for what it does not cache."""
+    reason: str
+    """Why not, in plain words."""
+    tables: tuple[int, ...]
+    """OIDs of all tables whose contents decide the answer, in ascending order."""
+
+
+class _Session:
+    """What sessions with the same names for things share: verdicts by the form of the text."""
+
+    __slots__ = ("earlier", "names", "verdicts")
+
+    def __init__(self, names: Names) -> None:
+        self.names = names
+        self.verdicts: dict[bytes, Verdict] = {}
+        self.earlier: dict[bytes, Verdict] = {}
+
+    def remember(self, form: bytes, verdict: Verdict) -> None:
+        if len(self.verdicts) >= _MAX_VERDICTS:
+            self.earlier, self.verdicts = self.verdicts, {}
+        self.verdicts[form] = verdict
+
+
+class Catalogue:
+    """One state of the catalogue of one database, as its user sees it."""
+
+    def __init__(self, contents: Contents, caching: Caching) -> None:
+        self.contents = contents
+        self._eligibility = Eligibility(contents, caching.functions)
+        self._sessions: dict[Settings, _Session] = {}
+        self.default_isolation = contents.session["default_transaction_isolation"].encode()
+        """As new sessions have it."""
+        self.unguarded: Mapping[int, str] = {
+            each.oid: reason
+            for each in contents.by_oid.values()
+            if (reason := _why_unguarded(each))
+        }
+        """OID → why the WAL does not tell of changes to it."""
+
+    @classmethod
+    def of(cls, answers: Answers, caching: Caching) -> Catalogue:
+        """From the rows of ``catalogue_queries.QUERIES``, by the query's name."""
+        return cls(Contents(answers), caching)
+
+    def verdict(self, text: bytes, settings: Settings) -> Verdict:
+        """Whether the answer to ``text`` may be kept.
+
+        ``settings``: what the session has that is not the default, names in lower case. A text
+        with comments is remembered as one of its own.
+        """
+        if len(text) > MAX_TEXT_BYTES:
+            return _OVERSIZED
+        session = self._sessions.get(settings) or self._session(settings)
+        form = form_of(text)
+        return session.verdicts.get(form) or self._judge(text, form, session)
+
+    def name_of(self, oid: int) -> str:
+        """``schema.table``; the number where there is no such relation."""
+        relation = self.contents.by_oid.get(oid)
+        return relation.full_name if relation else str(oid)
+
+    def oid_of(self, name: bytes) -> int | None:
+        """Of ``schema.table``, or of ``table`` by the default search_path; exactly as written."""
+        text = name.decode("utf-8", "replace")
+        names = [Name("", text)]
+        dots = (at for at, letter in enumerate(text) if letter == ".")
+        names += [Name(text[:at], text[at + 1 :]) for at in dots]
+        resolve = self._session(()).names.relation
+        found = (resolve(each) for each in names)
+        return next((each.oid for each in found if each), None)
+
+    def _session(self, settings: Settings) -> _Session:
+        session = self._sessions.get(settings)
+        if session is None:
+            if len(self._sessions) >= _MAX_SESSIONS:
+                self._sessions.clear()
+            names = deciding(settings)
+            session = self._sessions.get(names) or _Session(Names(self.contents, names))
+            self._sessions[names] = self._sessions[settings] = session
+        return session
+
+    def _judge(self, text: bytes, form: bytes, session: _Session) -> Verdict:
+        verdict = session.earlier.get(form)
+        if verdict is None:
+            verdict = self._verdict(text, session.names)
+        # Whether a text is one that PostgreSQL understands may depend on its literals.
+        session.remember(text if verdict.status == "parseerror" else form, verdict)
+        return verdict
+
+    def _verdict(self, text: bytes, names: Names) -> Verdict:
+        try:
+            return Verdict("", "", tuple(sorted(self._eligibility.tables(text, names))))
+        except Refused as error:
+            return Verdict(error.status, error.reason, ())
+        except NotParsedError as error:
+            # What the parser says behind this are words of the text.
+            return Verdict("parseerror", str(error).partition(" at or near ")[0], ())
+
+
+def _why_unguarded(relation: Relation) -> str:
+    if relation.kind == "m":
+        return "a materialized view"
+    return "an unlogged table" if relation.kind in "rp" and relation.persistence == "u" else ""
+
+
+_OVERSIZED = Verdict("oversizedquery", f"the text has more than {MAX_TEXT_BYTES} bytes", ())

@@ -1,0 +1,148 @@
+"""The origin's catalogue, as far as it decides what statements read."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from .catalogue_queries import QUERIES
+
+Answers = Mapping[str, list[tuple[bytes | None, ...]]]
+"""Rows by the name of their query in ``QUERIES``."""
+
+SYSTEM_SCHEMAS = frozenset(("pg_catalog", "information_schema", "pg_toast"))
+
+
+class Relation(NamedTuple):
+    """A row of pg_class; ``kind`` and ``persistence`` are its letters."""
+
+    oid: int
+    schema: str
+    name: str
+    kind: str
+    persistence: str
+    row_security: bool
+    types: tuple[int, ...]
+    """OIDs of the types of its columns."""
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+class Function(NamedTuple):
+    schema: str
+    name: str
+    fewest: int
+    most: int
+    """Arguments."""
+    volatility: str
+    """i, s or v."""
+    own: bool
+    """PostgreSQL's."""
+    fine: bool
+    """Its result depends on its arguments alone, by a word that is to be trusted."""
+    unsteady: bool
+    """Has to do with types whose text depends on more than the value."""
+    of_rows: bool
+    """May be written like a column of a row."""
+
+
+class Type(NamedTuple):
+    oid: int
+    schema: str
+    name: str
+    kind: str
+    base: int
+    """Of a domain, else 0."""
+    element: int
+    """Of an array, else 0."""
+    own: bool
+    fine: bool
+
+
+class UserCast(NamedTuple):
+    source: int
+    target: int
+    context: str
+    method: str
+    fine: bool
+
+
+class Contents:
+    """What ``QUERIES`` bring, by name and by OID."""
+
+    def __init__(self, answers: Answers) -> None:
+        rows = {name: [_texts(row) for row in answers[name]] for name in QUERIES}
+        self.session = dict(rows["session"])
+        self.usable_schemas = {name: usable == "true" for name, usable in rows["schemas"]}
+        """Name → whether the user of the origin may look into it."""
+        self.relations: dict[tuple[str, str], Relation] = {}
+        self.by_oid: dict[int, Relation] = {}
+        for row in rows["relations"]:
+            relation = _relation(row)
+            self.relations[relation.schema, relation.name] = self.by_oid[relation.oid] = relation
+        self._children: defaultdict[int, list[int]] = defaultdict(list)
+        for parent, child in rows["inheritance"]:
+            self._children[int(parent)].append(int(child))
+        self.views = {int(oid): definition for oid, definition in rows["views"]}
+        """OID → definition, in which all names are qualified but those of pg_catalog."""
+        self.dates: dict[tuple[int, str], bool] = {
+            (int(oid), name): is_date == "true" for oid, name, is_date in rows["dates"]
+        }
+        """OID and column → whether it is a date or a timestamp; if another's of that name is."""
+        self.functions: defaultdict[tuple[str, str], list[Function]] = defaultdict(list)
+        for row in rows["functions"]:
+            function = _function(row)
+            self.functions[function.schema, function.name].append(function)
+        self.operators: defaultdict[tuple[str, str], bool] = defaultdict(lambda: True)
+        """Schema and name of a user's operators → whether all of them are fine."""
+        for schema, name, fine in rows["operators"]:
+            self.operators[schema, name] &= fine == "true"
+        self.types_by_oid = {each.oid: each for each in map(_type, rows["types"])}
+        self.types = {(each.schema, each.name): each for each in self.types_by_oid.values()}
+        self.casts = [_cast(row) for row in rows["casts"]]
+        self.oddly_compared = frozenset(int(oid) for (oid,) in rows["comparisons"])
+        """OIDs of types that users' own functions compare."""
+
+    def family(self, oid: int) -> tuple[int, ...]:
+        """A table, its partitions, and what inherits from it, and so on."""
+        found = {oid: None}
+        queue = [oid]
+        while queue:
+            for child in self._children.get(queue.pop(), ()):
+                if child not in found:
+                    found[child] = None
+                    queue.append(child)
+        return tuple(found)
+
+
+def _texts(row: Iterable[bytes | None]) -> list[str]:
+    # What does not decode is no name that a statement could have.
+    return [(value or b"").decode("utf-8", "replace") for value in row]
+
+
+def _relation(row: list[str]) -> Relation:
+    oid, schema, name, kind, persistence, row_security, types = row
+    ids = tuple(int(each) for each in types.split())
+    return Relation(int(oid), schema, name, kind, persistence, row_security == "true", ids)
+
+
+def _function(row: list[str]) -> Function:
+    schema, name, fewest, most, volatility, *flags = row
+    return Function(
+        schema, name, int(fewest), int(most), volatility, *(flag == "true" for flag in flags)
+    )
+
+
+def _type(row: list[str]) -> Type:
+    oid, schema, name, kind, base, element, own, fine = row
+    return Type(
+        int(oid), schema, name, kind, int(base), int(element), own == "true", fine == "true"
+    )
+
+
+def _cast(row: list[str]) -> UserCast:
+    source, target, context, method, fine = row
+    return UserCast(int(source), int(target), context, method, fine == "true")

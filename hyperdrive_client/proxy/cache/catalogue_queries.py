@@ -1,0 +1,212 @@
+"""What is asked of the origin about its catalogue.
+
+Each query has rows of text columns, and works on PostgreSQL 13 to 18. They are run in their order,
+on one connection of the configuration's own user: the first puts the search_path in force on which
+the operators in the others, and the names in the definitions of views, depend.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# The functions whose results depend on their arguments alone, by the word of PostgreSQL or of the
+# authors of an extension in C. An immutable function in any other language may read tables.
+_FINE = """
+WITH fine AS (
+  SELECT p.oid FROM pg_catalog.pg_proc p
+  WHERE p.provolatile = 'i' AND (p.oid < 16384 AND p.pronamespace = 11 OR p.prolang IN (12, 13)
+    AND EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 1255 AND d.objid = p.oid
+      AND d.refclassid = 3079 AND d.deptype = 'e')))
+"""
+
+_SEARCH_PATH = "SELECT pg_catalog.set_config('search_path', 'pg_catalog', false)"
+
+# Name and value; the settings as sessions of this user begin with them.
+_SESSION = """
+SELECT s.name::pg_catalog.text, s.reset_val::pg_catalog.text FROM pg_catalog.pg_settings s
+WHERE s.name IN ('search_path', 'default_transaction_isolation', 'server_encoding',
+  'standard_conforming_strings', 'server_version_num')
+UNION ALL SELECT 'user', current_user::pg_catalog.text
+"""
+
+# Name, and whether the user may look into it.
+_SCHEMAS = """
+SELECT n.nspname::pg_catalog.text,
+  pg_catalog.has_schema_privilege(n.oid, 'USAGE')::pg_catalog.text
+FROM pg_catalog.pg_namespace n
+"""
+
+# OID, schema, name, kind, persistence, row security, and the types of the columns.
+_RELATIONS = """
+SELECT c.oid::pg_catalog.text, n.nspname::pg_catalog.text, c.relname::pg_catalog.text,
+  c.relkind::pg_catalog.text, c.relpersistence::pg_catalog.text,
+  c.relrowsecurity::pg_catalog.text,
+  (SELECT pg_catalog.string_agg(DISTINCT a.atttypid::pg_catalog.text, ' ')
+   FROM pg_catalog.pg_attribute a
+   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND n.nspname !~ '^pg_(toast|temp)'
+"""
+
+# OIDs of parent and child, by inheritance or as a partition.
+_INHERITANCE = """
+SELECT i.inhparent::pg_catalog.text, i.inhrelid::pg_catalog.text FROM pg_catalog.pg_inherits i
+"""
+
+# OID and definition; those of the system are not read anyway.
+_VIEWS = """
+SELECT c.oid::pg_catalog.text, pg_catalog.pg_get_viewdef(c.oid)
+FROM pg_catalog.pg_class c WHERE c.relkind = 'v' AND c.oid >= 16384
+"""
+
+# OID of the relation, name of the column, and whether its type is a date or a timestamp; of columns
+# that have such a type, or the name of one that has.
+_DATES = """
+WITH named AS (
+  SELECT a.attrelid, a.attname, a.atttypid IN (1082, 1083, 1114, 1184) AS is_date
+  FROM pg_catalog.pg_attribute a
+  WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped)
+SELECT n.attrelid::pg_catalog.text, n.attname::pg_catalog.text, n.is_date::pg_catalog.text
+FROM named n WHERE n.attname IN (SELECT m.attname FROM named m WHERE m.is_date)
+"""
+
+# Schema, name, least and largest number of arguments, volatility, whether it is PostgreSQL's own,
+# whether it is fine, whether an argument or the result is of a type whose text depends on more than
+# the value, and whether it may be written like a column of a row.
+_FUNCTIONS = (
+    _FINE
+    + """
+SELECT n.nspname::pg_catalog.text, p.proname::pg_catalog.text,
+  (p.pronargs - p.pronargdefaults - (p.provariadic <> 0)::int4)::pg_catalog.text,
+  CASE WHEN p.provariadic <> 0 THEN '1000' ELSE p.pronargs::pg_catalog.text END,
+  p.provolatile::pg_catalog.text,
+  (p.oid < 16384 AND p.pronamespace = 11)::pg_catalog.text,
+  CASE WHEN p.prokind = 'a' AND p.oid >= 16384 THEN
+    EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 1255 AND d.objid = p.oid
+      AND d.refclassid = 3079 AND d.deptype = 'e')
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_aggregate a,
+      unnest(ARRAY[a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn,
+        a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn]::oid[]) f
+      WHERE a.aggfnoid = p.oid AND f <> 0 AND f NOT IN (SELECT oid FROM fine))
+  ELSE p.oid IN (SELECT oid FROM fine) END::pg_catalog.text,
+  (p.proargtypes::oid[] || p.prorettype && ARRAY(SELECT t.oid FROM pg_catalog.pg_type t
+    WHERE t.oid < 16384 AND (t.typname ~ '^_?(reg|aclitem)' OR t.typname ~ '^_?timetz$')
+    AND t.typname !~ '^_?reg(config|dictionary)'))::pg_catalog.text,
+  (p.pronargs = 0 OR f.typtype IN ('c', 'd', 'p'))::pg_catalog.text
+FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+  LEFT JOIN pg_catalog.pg_type f ON f.oid = p.proargtypes[0]
+WHERE p.prokind <> 'p'
+"""
+)
+
+# Schema and name of operators that users have made, and whether their functions are fine.
+_OPERATORS = (
+    _FINE
+    + """
+SELECT n.nspname::pg_catalog.text, o.oprname::pg_catalog.text,
+  (o.oprcode::oid IN (SELECT oid FROM fine))::pg_catalog.text
+FROM pg_catalog.pg_operator o JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
+WHERE o.oid >= 16384
+"""
+)
+
+# OID, schema, name, kind, base type of a domain, element type of an array, whether it is
+# PostgreSQL's own, whether its input and output are fine; rows of tables and their arrays apart.
+_TYPES = (
+    _FINE
+    + """
+SELECT t.oid::pg_catalog.text, n.nspname::pg_catalog.text, t.typname::pg_catalog.text,
+  t.typtype::pg_catalog.text, t.typbasetype::pg_catalog.text,
+  coalesce(e.oid, 0)::pg_catalog.text, (t.oid < 16384)::pg_catalog.text,
+  (NOT EXISTS (
+    SELECT FROM unnest(ARRAY[t.typinput, t.typoutput, t.typreceive, t.typsend]::oid[]) f
+    WHERE f >= 16384 AND f NOT IN (SELECT p.oid FROM pg_catalog.pg_proc p
+      JOIN pg_catalog.pg_depend d ON d.classid = 1255 AND d.objid = p.oid
+        AND d.refclassid = 3079 AND d.deptype = 'e'
+      WHERE p.prolang IN (12, 13) AND p.provolatile IN ('i', 's'))))::pg_catalog.text
+FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+  LEFT JOIN pg_catalog.pg_type e ON e.typarray = t.oid
+WHERE t.typtype <> 'c' AND coalesce(e.typtype, 'b') <> 'c'
+"""
+)
+
+# OIDs of source and target, context, method, whether the function is fine; of users' casts.
+_CASTS = (
+    _FINE
+    + """
+SELECT c.castsource::pg_catalog.text, c.casttarget::pg_catalog.text,
+  c.castcontext::pg_catalog.text, c.castmethod::pg_catalog.text,
+  (c.castfunc IN (SELECT oid FROM fine))::pg_catalog.text
+FROM pg_catalog.pg_cast c WHERE c.oid >= 16384
+"""
+)
+
+# OIDs of types that are compared and sorted by functions that are not fine.
+_COMPARISONS = (
+    _FINE
+    + """
+SELECT DISTINCT c.opcintype::pg_catalog.text FROM pg_catalog.pg_opclass c
+WHERE c.oid >= 16384 AND c.opcmethod IN (403, 405) AND (
+  EXISTS (SELECT FROM pg_catalog.pg_amproc a
+    WHERE a.amprocfamily = c.opcfamily AND a.amproc::oid NOT IN (SELECT oid FROM fine))
+  OR EXISTS (SELECT FROM pg_catalog.pg_amop a JOIN pg_catalog.pg_operator o ON o.oid = a.amopopr
+    WHERE a.amopfamily = c.opcfamily AND o.oprcode::oid NOT IN (SELECT oid FROM fine)))
+"""
+)
+
+QUERIES: Final[dict[str, bytes]] = {
+    "search_path": _SEARCH_PATH.encode(),
+    "session": _SESSION.encode(),
+    "schemas": _SCHEMAS.encode(),
+    "relations": _RELATIONS.encode(),
+    "inheritance": _INHERITANCE.encode(),
+    "views": _VIEWS.encode(),
+    "dates": _DATES.encode(),
+    "functions": _FUNCTIONS.encode(),
+    "operators": _OPERATORS.encode(),
+    "types": _TYPES.encode(),
+    "casts": _CASTS.encode(),
+    "comparisons": _COMPARISONS.encode(),
+}
+"""Name of a query → its text. ``Catalogue.of`` takes the rows under the same names."""
+
+_NO_TEMPORARY_TABLES = (
+    " WHERE c.{} OPERATOR(pg_catalog.<>) ALL (ARRAY(SELECT t.oid FROM pg_catalog.pg_class t"
+    " WHERE t.relpersistence OPERATOR(pg_catalog.=) 't'))"
+)
+_NO_TEMPORARY_SCHEMAS = (
+    " WHERE c.{} OPERATOR(pg_catalog.<>) ALL (ARRAY(SELECT n.oid FROM pg_catalog.pg_namespace n"
+    " WHERE n.nspname OPERATOR(pg_catalog.~) '^pg_(toast_)?temp_'))"
+)
+# Catalogues whose rows decide what a statement reads, writes, or is allowed to. Temporary tables,
+# which come and go, are nothing to us.
+_COUNTED = {
+    "pg_class": _NO_TEMPORARY_SCHEMAS.format("relnamespace"),
+    "pg_type": _NO_TEMPORARY_SCHEMAS.format("typnamespace"),
+    "pg_namespace": _NO_TEMPORARY_SCHEMAS.format("oid"),
+    "pg_attribute": _NO_TEMPORARY_TABLES.format("attrelid"),
+    "pg_constraint": _NO_TEMPORARY_TABLES.format("conrelid"),
+    "pg_trigger": _NO_TEMPORARY_TABLES.format("tgrelid"),
+    "pg_attrdef": _NO_TEMPORARY_TABLES.format("adrelid"),
+}
+_COUNTED_WHOLE = (
+    "pg_proc pg_rewrite pg_inherits pg_policy pg_operator pg_cast pg_opclass pg_amop pg_amproc"
+    " pg_aggregate pg_enum pg_extension pg_auth_members pg_db_role_setting pg_database"
+    " pg_foreign_table pg_event_trigger pg_ts_config pg_ts_config_map pg_ts_dict pg_collation"
+)
+
+# Every row by the transaction that wrote it: ANALYZE and VACUUM write in place and leave that.
+FINGERPRINT: Final[bytes] = (
+    "SELECT pg_catalog.md5(pg_catalog.concat_ws(' ', pg_catalog.pg_conf_load_time(),"
+    " (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', r.oid, r.rolname, r.rolsuper,"
+    " r.rolinherit, r.rolbypassrls), ' ' ORDER BY r.rolname) FROM pg_catalog.pg_roles r), "
+    + ", ".join(
+        "(SELECT pg_catalog.concat(pg_catalog.count(*), ' ',"
+        " pg_catalog.sum(pg_catalog.hashtext(c.xmin::pg_catalog.text)))"
+        f" FROM pg_catalog.{name} c{condition})"
+        for name, condition in (*_COUNTED.items(), *((each, "") for each in _COUNTED_WHOLE.split()))
+    )
+    + "))"
+).encode()
+"""One row, one column: a text that is another after any change to the catalogue, or to the
+configuration, by which an answer or a verdict may become another."""

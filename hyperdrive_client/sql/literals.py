@@ -1,0 +1,40 @@
+"""Statement texts without their literals: texts that differ in those alone are one form."""
+
+from __future__ import annotations
+
+import re
+
+from .reads import has_clock_word
+
+# Literals and numbers, and quoted names, in which a quote or a digit is none. The set in front is
+# what makes the search fast.
+_LITERALS = re.compile(
+    rb"""["'0-9](?:
+      (?<=")([^"]*")
+    | (?<=')[^']*'
+    | (?<=[0-9])(?<![\w$\x80-\xff.][0-9])[0-9]*(?:\.[0-9]+)?(?![\w.$\x80-\xff])
+    )""",
+    re.VERBOSE,
+)
+# Where the above would be wrong: backslashes, dollar quotes, escapes, Unicode escapes, literals
+# that continue on another line, comments.
+_UNCLEAR = re.compile(
+    rb"""[\\$'"/-](?:
+      (?<=\\) | (?<=\$)(?![0-9]) | (?<=[eE&]') | (?<=&") | (?<=')\s*[\r\n]\s*' | (?<=-)- | (?<=/)\*
+    )""",
+    re.VERBOSE,
+)
+
+
+def form_of(text: bytes) -> bytes:
+    """``text`` with a zero byte for each of its literals, or as it is where that is not safe.
+
+    Texts of one form make use of the same (``reads_of``). Comments make a text its own form.
+    """
+    if _UNCLEAR.search(text):
+        return text
+    if b"'" in text and has_clock_word(text):
+        return text
+    if b'"' in text:
+        return _LITERALS.sub(b"\\1\x00", text)
+    return _LITERALS.sub(b"\x00", text)
