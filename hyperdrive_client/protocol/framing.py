@@ -68,6 +68,11 @@ class Framer:
         """What is wrong with the message behind those that :meth:`feed` gave last."""
 
     @property
+    def is_between(self) -> bool:
+        """Whether the next byte is the first of a message."""
+        return not self.remaining and not self._needed
+
+    @property
     def held(self) -> bytes:
         """Bytes received and not yet passed on."""
         return b"".join(self._parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from ...sql.facts import facts_of
 from ...sql.literals import form_of
 from ...sql.parse_tree import NotParsedError
 from ...sql.reads import Name, Refused
@@ -46,6 +47,15 @@ class _Session:
         self.verdicts[form] = verdict
 
 
+class Written(NamedTuple):
+    """What a statement may write to."""
+
+    tables: frozenset[int] | None
+    """OIDs; ``None``: any table."""
+    changes_catalogue: bool
+    """It may be DDL."""
+
+
 class Catalogue:
     """One state of the catalogue of one database, as its user sees it."""
 
@@ -78,6 +88,17 @@ class Catalogue:
         session = self._sessions.get(settings) or self._session(settings)
         form = form_of(text)
         return session.verdicts.get(form) or self._judge(text, form, session)
+
+    def written(self, text: bytes, settings: Settings) -> Written:
+        """What ``text`` may write to, when it is run by a session with these settings."""
+        if facts_of(text).command or not self.verdict(text, settings).status:
+            return Written(frozenset(), False)
+        return Written(None, facts_of(text).takes_locks)
+
+    def has_no_rows(self, oid: int) -> bool:
+        """Whether a table is partitioned, so that its rows are in its partitions."""
+        relation = self.contents.by_oid.get(oid)
+        return relation is not None and relation.kind == "p"
 
     def name_of(self, oid: int) -> str:
         """``schema.table``; the number where there is no such relation."""

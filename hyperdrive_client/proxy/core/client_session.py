@@ -22,11 +22,14 @@ from ...sql.facts import (
     reset_names,
 )
 from ...version import __version__
-from . import client_statements, client_transactions, reports
+from ..cache.cache import EVERYTHING, Cache
+from ..cache.store import Entry
+from . import client_cache, client_statements, client_transactions, reports
 from . import expected as e
 from .client_startup import CONSOLE, ClientStartup, Refused
 from .effects import CloseClient, PauseClient, ResumeClient, SendToClient, SendToOrigin
 from .expected import SKIP, Expected
+from .fill import Flight
 from .origin_startup import ConnectFailure
 from .own_statements import ends_itself, signalled, substitute
 from .pool import LOST
@@ -172,6 +175,28 @@ class ClientSession:
         self._ends_now = False
         """It has asked for its own end."""
         self.sequence_origin: OriginSession | None = None
+        self.cache: Cache | None = None
+        """What its reads may be answered from."""
+        self.looked_up = False
+        """The message that is next was looked for in the cache already."""
+        self.miss: client_cache.Miss | None = None
+        """The read that goes to the origin next, and whose answer may be kept."""
+        self.flight: Flight | None = None
+        """Its request, if others may wait for the answer as well."""
+        self.joins: Flight | None = None
+        """Another's request, whose answer it waits for."""
+        self.has_joined = False
+        """It has waited for another's answer to the request that is next."""
+        self.reads_committed_only = False
+        """In its transaction each statement has a snapshot of its own."""
+        self.default_isolation_decides = False
+        """If so, because that is the database's default."""
+        self.reads_only = False
+        """Its transaction began with READ ONLY."""
+        self.heard: Entry | None = None
+        """What its transaction was answered last from the cache."""
+        self.heard_at = 0.0
+        """When what its transaction was answered came from the origin."""
         self._link_began = self._pinned_since = 0.0
         self._unreadable = False
         self._resets: set[bytes] = set()
@@ -210,6 +235,16 @@ class ClientSession:
     def receive(self, data: bytes, now: float) -> None:
         """Take what the client sent."""
         try:
+            if (
+                self.cache is not None
+                and self.state is _IDLE
+                and self.framer.is_between
+                and not self._failing
+                and self._lost_link is None
+                and self.incomplete is None
+                and client_cache.exact(self, data, now)
+            ):
+                return
             if self.state is _LINKED or self.state is _IDLE:
                 chunk = self.framer.feed(data)
                 if chunk[1]:
@@ -273,6 +308,8 @@ class ClientSession:
         origin, has_link = self.origin, self.state in _HAS_LINK
         self.pool.leave(self)
         self.state = ClientState.CLOSED
+        self.joins = None
+        client_cache.land(self, now)
         if origin is not None:
             origin.abandon(now, vanished=vanished)
         self._link_ended(now, has_link)
@@ -312,6 +349,7 @@ class ClientSession:
             self.core.counters.clients += 1
             self.wants_reports = asks_for_reports(parameters)
             self.pool = self.core.pool_of(startup.database)
+            self.cache = self.pool.cache
             self._held.append(startup.rest)
             profile = self.pool.profile(self.settings)
             if profile is not None:
@@ -329,6 +367,8 @@ class ClientSession:
 
     def _greet(self, reported: Mapping[bytes, bytes]) -> None:
         statuses = [m.parameter_status(*item) for item in reported.items()]
+        if self.wants_reports and self.console is None:
+            statuses.append(reports.cache_is_off(self))
         self.send(
             b"".join(statuses)
             + m.parameter_status(b"application_name", self.application_name)
@@ -391,12 +431,34 @@ class ClientSession:
     def unlinked(self, now: float) -> None:
         """The transaction is over."""
         self._link_ended(now)
+        self.end_transaction()
         self.state = _IDLE
         self.status = m.IDLE
         if self.untold:
             reports.tell(self)
         if self.core.draining:
             self.shut_down(now)
+
+    def end_transaction(self) -> None:
+        """What is known of a transaction for the cache is known no more."""
+        self.reads_committed_only = self.reads_only = False
+        self.heard = None
+        self.heard_at = 0.0
+
+    def wait_for_answer(self, flight: Flight, chunk: Chunk, index: int, now: float) -> None:
+        """Wait for what another has asked for."""
+        reports.begins_to_wait(self, reports.ANOTHERS_ANSWER, now)
+        self.joins = flight
+        self.state = _WAITING
+        self._stalled = (chunk, index)
+
+    def go_on(self, now: float) -> None:
+        """What it waited for with another has come, or never will."""
+        self.joins = None
+        self.has_joined = True
+        self.state = _IDLE
+        reports.has_waited(self, now)
+        self._resume(now)
 
     def answered(self, now: float) -> None:
         """Answers came: what depended on them can go on."""
@@ -410,7 +472,9 @@ class ClientSession:
 
     def link_failed(self, failure: ConnectFailure, now: float) -> None:
         """There will be no link: an error in place of what the client asked for."""
-        self.origin = None
+        self.origin = self.joins = None
+        self.looked_up = False
+        client_cache.land(self, now)
         reports.has_waited(self, now)
         if self.state is ClientState.JOINING:
             self.send(failure.response("FATAL"))
@@ -496,6 +560,8 @@ class ClientSession:
                 self.send(answer)
         self._failing = origin.batch_open or origin.skipping
         self._link_ended(now)
+        self.end_transaction()
+        client_cache.land(self, now)
         self.state = _IDLE
         self._resume(now)
 
@@ -617,11 +683,27 @@ class ClientSession:
         # buffer[start:position] goes to the origin as it is.
         start = position = messages[first][1]
         passed = False
+        # Messages before that one were answered from the cache.
+        answered = 0
         try:
             for index in range(first, len(messages)):
                 kind, position, stop = messages[index]
                 replacement: bytes | None = None
-                if kind == CONTINUATION:
+                if (
+                    self.cache is not None
+                    and self.cache.serves
+                    and kind in _NEEDS_LINK
+                    and not origin.batch_open
+                    and not origin.skipping
+                ):
+                    if not expected and not self.looked_up:
+                        answered = index + client_cache.answer(self, chunk, index, now)
+                    self.looked_up = False
+                    if self.miss is not None and index >= answered:
+                        client_cache.open_fill(self, origin, now)
+                if index < answered:
+                    replacement = b""
+                elif kind == CONTINUATION:
                     if not self._passing:
                         replacement = b""
                     elif self._sync_due and (index or not self.framer.remaining):
@@ -731,6 +813,8 @@ class ClientSession:
                     expected.append(e.FUNCTION_CALL)
                     origin.traces |= ANYTHING
                     origin.reads_only = False
+                    if self.cache is not None:
+                        origin.writes(EVERYTHING, now)
                     if prologue:
                         replacement = prologue + buffer[position:stop]
                         replacement += self._sync_after(stop, len(buffer))
@@ -795,6 +879,8 @@ class ClientSession:
         self, origin: OriginSession, facts: Facts, buffer: bytes, position: int, stop: int
     ) -> bytes | None:
         in_batch = origin.batch_open
+        if self.cache is not None and origin.fill is None:
+            client_cache.note_query(self, origin, buffer, position, stop)
         change: Change | None = Unnamed(self, origin) if in_batch else None
         # PostgreSQL, "Simple Query": it ends the unnamed statement.
         self.unnamed = origin.unnamed = None
@@ -830,6 +916,8 @@ class ClientSession:
 
     def note(self, origin: OriginSession, facts: Facts, text: bytes) -> None:
         """What is to be remembered of a statement until its transaction is over."""
+        if facts.command or facts.commits:
+            self.reads_committed_only = False
         if facts.command:
             # What begins or ends at the origin is not what was begun here.
             self.may_end_early = False
@@ -906,6 +994,14 @@ class ClientSession:
                 if answered:
                     index += answered - 1
                     continue
+                if self.cache is not None and self.cache.serves and not self.looked_up:
+                    answered = client_cache.answer(self, chunk, index - 1, now)
+                    if answered < 0:
+                        return -1
+                    if answered:
+                        index += answered - 1
+                        continue
+                    self.looked_up = True
                 if self.sequence_origin is not None:
                     self._want(buffer, kind, position, stop)
                 if self.pool.acquire(self, now):

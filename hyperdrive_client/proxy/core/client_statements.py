@@ -12,7 +12,8 @@ from ...errors import ClientProtocolError
 from ...protocol import messages as m
 from ...protocol.framing import LARGEST_MESSAGE
 from ...sql.facts import ANYTHING, SETTINGS, Facts, custom_names
-from . import client_transactions
+from ..cache.cache import EVERYTHING
+from . import client_cache, client_transactions
 from . import expected as e
 from .expected import FAKE, Expected
 from .own_statements import bound_parameters, ends_itself, is_show, substitute
@@ -181,6 +182,8 @@ def bind(
         and stop > position + 6
     ):
         # What most drivers send for every statement, without the work for the others.
+        if client.cache is not None and origin.fill is None:
+            client_cache.note_text(client, origin, statement.text, whole=True)
         client.forgets = False
         client.deallocated = b""
         if not statement.facts.reads:
@@ -202,6 +205,11 @@ def bind(
         return before + m.bind(b"", client.pool.registry.no_name, ())
     client.forgets = False
     client.deallocated = b""
+    if client.cache is not None and origin.fill is None:
+        if statement is None:
+            origin.writes(EVERYTHING, client.pool.now)
+        else:
+            client_cache.note_text(client, origin, statement.text, whole=True)
     if statement is None or portal_end > position + 5:
         origin.reads_only = False
     if statement is not None and not (statement.facts.plain and statement.facts.reads):

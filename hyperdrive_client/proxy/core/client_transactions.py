@@ -48,6 +48,9 @@ def prologue(client: ClientSession, origin: OriginSession, facts: Facts, text: b
     if client.begin is not None:
         parts.append(origin.run(client.begin, LazyBegin(origin)))
         client.begin = None
+        if client.heard is not None and not facts.reads:
+            # SET TRANSACTION after a query is an error, and the origin has seen none.
+            parts.append(origin.run(client.pool.registry.own(b"SELECT 1")))
         if client.may_end_early and client.pool.now - origin.inspected_at >= inspection.MAX_AGE:
             # Before a read: a statement that sets the transaction's mode must be its first.
             client.may_end_early = facts.reads
@@ -119,11 +122,15 @@ def control(client: ClientSession, text: bytes, facts: Facts) -> bytes:
         client.begin = registry.own(text) if plain else registry.get(text, NO_TYPES, ())
         client.status = m.IN_TRANSACTION
         client.may_end_early = reads_committed(client, facts.isolation)
+        client.reads_committed_only = client.may_end_early
+        client.default_isolation_decides = not facts.isolation
+        client.reads_only = b"READ ONLY" in text and b"READ WRITE" not in text
         return b"START TRANSACTION" if text.startswith(b"START") else b"BEGIN"
     if facts.command == OTHER or client.status == m.IDLE:
         return b""
     done = facts.command == COMMIT and client.status == m.IN_TRANSACTION
     client.begin, client.status = None, m.IDLE
+    client.end_transaction()
     return b"COMMIT" if done else b"ROLLBACK"
 
 

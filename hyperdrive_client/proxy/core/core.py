@@ -11,7 +11,10 @@ from typing import Protocol
 from ...bindings.connection_string import Address
 from ...errors import OriginProtocolError
 from ...protocol.startup import CancelRequest
+from ..cache.cache import Cache
+from ..cache.store import Entry
 from ..settings import Settings
+from . import client_cache
 from .client_session import SHUTTING_DOWN, ClientSession, ClientState
 from .client_startup import ClientTls, Doorkeeper
 from .counters import Counters
@@ -20,6 +23,7 @@ from .origin_session import OriginSession, OriginState
 from .origin_startup import ConnectFailure
 from .overdue import overdue_links, overdue_sessions
 from .pool import Pool
+from .refresher import Refresher
 
 # Process ids that we give out lie above every operating system's, so none names a real backend.
 FIRST_PROCESS_ID = (1 << 22) + 1
@@ -55,6 +59,10 @@ class Core:
         self.counters = Counters()
         self.pool = Pool(settings, self.effects, self.counters)
         """Of the configured database."""
+        self.cache = Cache(settings.caching)
+        """Of that database alone."""
+        if not self.cache.is_off:
+            self.pool.cache = self.cache
         self.pools = {settings.origin.database.encode(): self.pool}
         """By database; others than the configured one as long as they are in use."""
         self.doorkeeper = Doorkeeper(settings, secrets.token_bytes(32))
@@ -174,6 +182,17 @@ class Core:
             origin = client.cancel(now)
             if origin is not None:
                 origin.cancel()
+
+    def refresh(self, pool: Pool, entry: Entry, now: float) -> None:
+        """Fetch an answer anew, for nobody in particular."""
+        self.counters.refreshes += 1
+        Refresher(self, pool, entry, now).start(now)
+
+    def client_blocked(self, client: ClientSession, now: float) -> None:
+        """It does not read; who waits for the same answer must not wait for that."""
+        if client.flight is not None:
+            client.flight.is_slow = True
+            client_cache.release(client.flight, now)
 
     # Origins.
 

@@ -34,3 +34,7 @@ class Counters:
     """Of those, pinned."""
     pins: Counter[str] = field(default_factory=Counter)
     """How often a session was pinned, by reason."""
+    cache: Counter[str] = field(default_factory=Counter)
+    """How statements fared with the cache, by status (Hyperdrive, "Query caching")."""
+    refreshes: int = 0
+    """How often an answer was fetched anew in the background."""

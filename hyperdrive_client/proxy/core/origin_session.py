@@ -13,10 +13,12 @@ from ...errors import OriginProtocolError
 from ...protocol import messages as m
 from ...protocol.framing import CONTINUATION, Chunk, origin_framer
 from ...sql.facts import ANYTHING, SETTINGS, UNSEEN
+from ..cache.cache import EVERYTHING
+from . import client_cache, read_back, reports
 from . import expected as e
-from . import read_back, reports
 from .effects import AbortOrigin, CancelOrigin, CloseOrigin, SendToClient, SendToOrigin
 from .expected import FAKE, FORWARD, SKIP, Expected
+from .fill import Fill
 from .origin_startup import ConnectFailure, OriginStartup, refused_by_origin
 from .read_back import ReadBack
 from .session_variables import APPLICATION_NAME, Settings, changes, replay
@@ -137,6 +139,16 @@ class OriginSession:
         """Whose nextval was the last here."""
         self.hints_at_sequences = False
         """An error of currval or lastval wants a word of ours."""
+        self.fill: Fill | None = None
+        """The answer that is on its way into the cache."""
+        self.written: frozenset[int] | None = None
+        """Tables (OIDs) that were written to since nothing was left to commit."""
+        self.writes_since = 0.0
+        self._generation = 0
+        self.rolls_back = False
+        """All that was sent since the last answer is a ROLLBACK."""
+        self.changes_cached_catalogue = False
+        """Among that is DDL, perhaps."""
         self.ignored: list[Expected] = []
         """What the origin ignored after the last error."""
         self.begin_failed = False
@@ -306,9 +318,53 @@ class OriginSession:
 
     def begin_link(self) -> None:
         """What is noted of a link starts anew."""
+        self.fill = None
         self.reads_only = True
         self.altered = self.hints_at_sequences = self.unread = False
         self.committing = 0
+
+    def writes(self, tables: frozenset[int], now: float) -> None:
+        """Something is about to be sent that may write to these tables (OIDs)."""
+        cache = self.pool.cache
+        if self.written is None:
+            self.written, self.writes_since = tables, now
+            self._generation = 0 if cache is None else cache.generation
+        elif tables is EVERYTHING or self.written is EVERYTHING:
+            self.written = EVERYTHING
+        else:
+            self.written |= tables
+
+    def _outdate(self) -> None:
+        """What was written is there, or may be, before anybody is told so."""
+        cache = self.pool.cache
+        if cache is None:
+            return
+        if self.written is not None:
+            # Triggers, say, may have come since it was looked at what it writes.
+            cache.advance(self.written if self._generation == cache.generation else None)
+        if self.changes_cached_catalogue:
+            cache.changes_catalogue()
+
+    def _settle_writes(self) -> None:
+        """A request is answered."""
+        if self.status == m.IDLE:
+            if not self.rolls_back:
+                self._outdate()
+            self.written = None
+            self.changes_cached_catalogue = False
+        self.rolls_back = False
+
+    def has_vanished(self) -> None:
+        """No answer comes any more, of whatever was sent."""
+        cache, self.fill = self.pool.cache, None
+        if cache is None:
+            return
+        if self.written is not None:
+            cache.outcome_unknown(self.process_id, self.written)
+            self.written = None
+        if self.changes_cached_catalogue:
+            cache.changes_catalogue()
+            self.changes_cached_catalogue = False
 
     def commits(self) -> None:
         """A COMMIT is about to be sent."""
@@ -483,7 +539,7 @@ class OriginSession:
         # buffer[start:last] is the client's; what follows, up to the next listed message, belongs
         # to the answer at the head of the queue.
         start = last = 0
-        ready = False
+        ready = lands = False
         for kind, position, stop in messages:
             head = expected[0] if expected else None
             completes = _COMPLETES.get(kind)
@@ -501,6 +557,12 @@ class OriginSession:
                     and buffer[position + 5 : stop][:1] == b"D"
                 ):
                     self._completed(head, buffer[position + 5 : stop])
+                if (
+                    kind == m.COMMAND_COMPLETE
+                    and (self.written is not None or self.changes_cached_catalogue)
+                    and buffer.startswith(b"COMMIT", position + 5)
+                ):
+                    self._outdate()
                 if head.kind == completes:
                     if head.change is not None:
                         if head.kind == m.DESCRIBE and head.rows is not None:
@@ -532,9 +594,19 @@ class OriginSession:
                     self.committing -= 1
                 if self.traces and self.status == m.IDLE:
                     self.unread = True
+                if self.written is not None or self.changes_cached_catalogue:
+                    self._settle_writes()
                 skip = skip or head.data is e.WITHHELD
                 if not skip:
                     self.counters.round_trips += 1
+                    if self.client is not None and self.client.cache is not None:
+                        self.client.heard_at = now
+                        lands = True
+                        if self.fill is not None:
+                            self.fill.ended = True
+                            if expected:
+                                # Its end can't be told from what follows.
+                                self.fill = None
             elif kind == m.ERROR_RESPONSE:
                 if self.state is _IDLE:
                     # It says why it is about to close; nobody is to be linked to it now.
@@ -587,6 +659,8 @@ class OriginSession:
                 if start < last:
                     pieces.append(buffer[start:last])
                 start = stop
+            elif self.fill is not None and kind != CONTINUATION:
+                self.fill.kinds.append(kind)
             last = stop
             if ready and expected and expected[0].action is FAKE:
                 pieces.append(buffer[start:last])
@@ -601,13 +675,19 @@ class OriginSession:
             if start < end:
                 pieces.append(buffer[start:end])
             if pieces:
-                self.pool.effects.append(
-                    SendToClient(client, pieces[0] if len(pieces) == 1 else b"".join(pieces))
-                )
+                data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                self.pool.effects.append(SendToClient(client, data))
+                if self.fill is not None:
+                    self.fill.add(data)
         self.mid_message = self.framer.remaining > 0
         if self.framer.failure is not None:
             raise self.framer.failure
         if client is not None:
+            if ready and client.cache is not None:
+                if self.fill is not None and self.fill.ended:
+                    client_cache.filled(client, self, self.fill, now)
+                if lands and client.flight is not None:
+                    client_cache.land(client, now)
             if client.is_stalled:
                 client.answered(now)
         elif self.skipping:

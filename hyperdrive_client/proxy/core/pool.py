@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 
 from ...errors import OriginProtocolError
 from ...protocol import messages as m
+from ..cache.cache import Cache
+from ..cache.store import Key
 from ..settings import Settings
 from . import reports
 from .counters import Counters
 from .effects import AbortOrigin, ConnectOrigin, Effect
+from .fill import Flight
 from .origin_session import OriginSession, OriginState
 from .origin_startup import ConnectFailure, Credentials, refused_by_origin
 from .session_variables import Profile, effective
@@ -57,6 +60,11 @@ class Pool:
         self.effects = effects
         self.counters = counters
         self.credentials = Credentials(settings.origin)
+        self.cache: Cache | None = None
+        self.flights: dict[Key, Flight] = {}
+        """Requests whose answers others may wait for."""
+        self.refreshes = 0
+        """Answers that are being fetched anew in the background."""
         self.origins: set[OriginSession] = set()
         self.idle: list[OriginSession] = []
         """Last in, first out: what is not needed stays idle and can be closed."""
@@ -101,6 +109,7 @@ class Pool:
         if state is OriginState.CLOSING or state is _CLOSED:
             # currval and lastval have no answer there any more.
             origin.sequence_client = None
+            origin.has_vanished()
         if state is _IDLE:
             self.idle.append(origin)
         elif state is _CLOSED:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LAST_PIN = b"hyperdrive.last_pin"
 LAST_WAIT = b"hyperdrive.last_wait"
+CACHE = b"hyperdrive.cache"
 PROXY = b"hyperdrive.proxy"
 """Told to every client, so that one who takes us for PostgreSQL can know better."""
 MARKER = m.parameter_status(PROXY, __version__.encode())
@@ -26,6 +27,7 @@ OPENING = "opening an origin connection"
 AWAY = "the origin is away"
 NO_MORE = "no further origin connection can be opened"
 ANOTHERS_LINK = "the origin connection of its sequence is in use"
+ANOTHERS_ANSWER = "another's answer to the same query is on its way"
 OTHERS_ENDS = "held back until other transactions have ended"
 SETTINGS = "putting its settings in force"
 
@@ -55,6 +57,26 @@ def is_pinned(client: ClientSession) -> None:
     if client.wants_reports:
         client.untold[LAST_PIN] = ", ".join(reasons(client.pinned)).encode()
         tell(client)
+
+
+def cache_status(client: ClientSession, status: str, reason: str) -> None:
+    """How its last statement has fared with the cache."""
+    if client.wants_reports:
+        text = f"{status}: {reason}" if reason else status
+        client.untold[CACHE] = text.replace("\x00", "").encode("utf-8", "replace")
+        tell(client)
+
+
+def cache_is_off(client: ClientSession) -> bytes:
+    """What who has just come in is told, if nothing is cached for it."""
+    cache = client.cache
+    if cache is not None and cache.serves:
+        return b""
+    if client.pool is not client.core.pool:
+        reason = "not the configured database"
+    else:
+        reason = "switched off" if cache is None else cache.closed
+    return m.parameter_status(CACHE, f"disabled: {reason}".encode())
 
 
 def tell(client: ClientSession) -> None:

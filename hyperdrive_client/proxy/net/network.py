@@ -65,6 +65,11 @@ class Network:
         """The protocol for a new client."""
         return ClientConnection(self, self.now())
 
+    def client_blocked(self, client: ClientSession) -> None:
+        """What is written to it is not being read."""
+        self.core.client_blocked(client, self.now())
+        self.perform()
+
     def perform(self) -> None:
         """Do what the core asks, in order.
 

@@ -128,6 +128,7 @@ class ClientConnection(Connection):
     def pause_writing(self) -> None:
         self.blocked = True
         self.hold(OUTPUT_IS_BLOCKED)
+        self.network.client_blocked(self.session)
         origin = self.session.origin
         if origin is not None:
             origin.handle.hold(PEER_IS_BLOCKED)

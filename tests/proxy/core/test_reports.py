@@ -102,7 +102,9 @@ def test_the_bytes_of_who_did_not_ask_are_the_same_but_for_the_marker(wire, feed
 
     welcome, without = conversation("")
     asked_welcome, reported = conversation(ASK)
-    assert welcome == asked_welcome
+    off = "S hyperdrive.cache=disabled: the origin was not looked at yet"
+    assert welcome == [line for line in asked_welcome if line != off]
+    assert off in asked_welcome
     assert without == b"".join(
         wire.encode_answer(line) for line in ("C LISTEN", "Z I", "T a", "D 1", *DONE)
     )

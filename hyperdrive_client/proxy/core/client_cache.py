@@ -1,0 +1,504 @@
+"""A client's reads and the cache: what is answered from there, what is kept, what is outdated."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from ...protocol import messages as m
+from ...protocol.framing import Chunk
+from ...sql.facts import ROLLBACK, facts_of
+from ...sql.folded import folded, hints_of
+from ...sql.reads import has_clock_word
+from ..cache.cache import EVERYTHING, Cache
+from ..cache.store import Entry, Key
+from . import client_statements, reports
+from .fill import Fill, Flight
+from .request_fields import parse_fields
+from .statements import NO_TYPES, Statement
+
+if TYPE_CHECKING:
+    from .client_session import ClientSession
+    from .origin_session import OriginSession
+
+# One Bind, and one Execute of all rows, of the unnamed portal: all others are no whole answer.
+_BATCH = re.compile(rb"P?D?BD?ES")
+_MAX_MESSAGES = 6
+_EXECUTES_ALL = b"E\x00\x00\x00\x09\x00\x00\x00\x00\x00"
+_DESCRIBES_PORTAL = b"D\x00\x00\x00\x06P\x00"
+# Longer parameters are rarely anybody else's.
+MAX_BOUND_BYTES = 16 * 1024
+# How many answers are fetched anew in the background at once.
+MAX_REFRESHES = 4
+
+
+class Batch(NamedTuple):
+    """A request that may be answered as a whole: a Query, or Parse to Sync."""
+
+    messages: int
+    text: bytes
+    types: bytes
+    bound: bytes
+    shape: bytes
+    parses: bool
+    name: bytes
+    """Of its statement; empty for the unnamed one and for a Query."""
+    statement: Statement | None
+
+
+class Hints(NamedTuple):
+    """What a comment in the text asks of the cache."""
+
+    off: bool = False
+    refresh: bool = False
+    max_age: float | None = None
+    unknown: bytes = b""
+
+
+class Miss(NamedTuple):
+    """A read that goes to the origin; its answer may be kept."""
+
+    key: Key
+    tables: tuple[int, ...]
+    request: bytes
+    """Messages that ask for the same, by the unnamed statement."""
+    statement: Statement | None = None
+    """The named one that it is of."""
+
+
+def exact(client: ClientSession, data: bytes, now: float) -> bool:
+    """Answer bytes that were answered before, without a look at what they say."""
+    cache = client.cache
+    assert cache is not None
+    found = cache.store.found(client.settings, data)
+    if found is None:
+        return False
+    entry, belongings = found
+    if (
+        cache.closed
+        or (cache.mode == "wal" and cache.guard.refusal(now))
+        or now - entry.sent >= cache.settings.max_age
+        or cache.epochs.vector(entry.slots) != entry.vector
+        or (client.status != m.IDLE and not _may_serve(client, cache, entry))
+    ):
+        return False
+    entry.hits += 1
+    assert isinstance(belongings, _Belongings)
+    client.unnamed = belongings.unnamed
+    _serve(client, entry, belongings.prefix, now)
+    return True
+
+
+class _Belongings(NamedTuple):
+    """What goes with an answer to one wording."""
+
+    prefix: bytes
+    unnamed: Statement | None
+
+
+def answer(client: ClientSession, chunk: Chunk, index: int, now: float) -> int:
+    """Answer from the cache; how many messages that is.
+
+    0: it is for the origin, and ``client.miss`` says what to do with its answer. -1: the client
+    waits for the answer that another waits for.
+    """
+    cache = client.cache
+    assert cache is not None
+    client.miss = None
+    batch = _batch(client, chunk, index)
+    if batch is None:
+        return 0
+    catalogue = cache.catalogue
+    if catalogue is None or cache.closed:
+        return _not_served(client, "disabled", cache.closed)
+    verdict = catalogue.verdict(batch.text, client.settings)
+    if verdict.status:
+        return _not_served(client, verdict.status, verdict.reason)
+    if unguarded := cache.unguarded(verdict.tables):
+        return _not_served(client, "uncacheable", unguarded)
+    if batch.bound and has_clock_word(batch.bound):
+        return _not_served(client, "volatile", "a parameter that may mean the time of day")
+    if refusal := _transaction_refusal(client, cache):
+        return _not_served(client, "transaction", refusal)
+    hints = _hints(batch.text)
+    if hints.unknown:
+        text = hints.unknown.decode("utf-8", "replace")
+        return _not_served(client, "uncacheable", f"a hint that is not understood: {text!r}")
+    if hints.off:
+        return _not_served(client, "disabled", "by the statement's hint")
+    key = Key(client.settings, folded(batch.text), batch.types, batch.bound, batch.shape)
+    statement = batch.statement if batch.name else None
+    client.miss = Miss(key, verdict.tables, _request(batch), statement)
+    refusal = cache.refusal(now)
+    if refusal:
+        return _not_served(client, "disabled", refusal)
+    if not hints.refresh and (found := cache.get(key, now)):
+        entry, is_stale = found
+        if hints.max_age is not None:
+            is_stale = False
+        young = hints.max_age is None or now - entry.sent < hints.max_age
+        if young and _may_serve(client, cache, entry) and _is_as_described(client, batch, entry):
+            if is_stale and client.status != m.IDLE:
+                return _missed(client)
+            client.miss = None
+            _serve_parsed(client, chunk, index, batch, entry, now, is_stale=is_stale)
+            return batch.messages
+    if not hints.refresh and _joins(client, cache, key, chunk, index, now):
+        return -1
+    return _missed(client)
+
+
+def _missed(client: ClientSession) -> int:
+    miss = client.miss
+    assert miss is not None
+    client.has_joined = False
+    _report(client, "miss", "")
+    if miss.key not in client.pool.flights:
+        client.flight = client.pool.flights[miss.key] = Flight()
+    return 0
+
+
+def _not_served(client: ClientSession, status: str, reason: str) -> int:
+    _report(client, status, reason)
+    return 0
+
+
+def _report(client: ClientSession, status: str, reason: str) -> None:
+    client.core.counters.cache[status] += 1
+    if client.wants_reports:
+        reports.cache_status(client, status, reason)
+
+
+# What may be answered.
+
+
+def _transaction_refusal(client: ClientSession, cache: Cache) -> str:
+    """Why nothing may be served to this transaction, or kept of it."""
+    if client.pinned:
+        return "the session keeps its origin connection"
+    origin = client.origin
+    if origin is None and client.status == m.IDLE:
+        return ""
+    if not client.reads_committed_only or (
+        origin is not None and origin.status != m.IN_TRANSACTION
+    ):
+        return "its isolation level, or how it began"
+    if cache.catalogue is not None and client.default_isolation_decides:
+        isolation = cache.catalogue.default_isolation
+        if isolation not in (b"read committed", b"read uncommitted"):
+            return "the default isolation level"
+    if origin is not None and (not origin.reads_only or origin.altered or origin.traces):
+        return "it has done more than read"
+    return ""
+
+
+def _may_serve(client: ClientSession, cache: Cache, entry: Entry) -> bool:
+    """Whether ``entry`` is not older than what the transaction was answered so far."""
+    if client.status == m.IDLE and client.origin is None:
+        return True
+    if cache.mode == "ttl" and not client.reads_only:
+        return False
+    heard_at = client.heard_at
+    return entry is client.heard or entry.sent > heard_at or _known_until(client, cache) > heard_at
+
+
+def _known_until(client: ClientSession, cache: Cache) -> float:
+    """What is current now reflects everything that others could see by then."""
+    if cache.mode == "wal":
+        return cache.guard.horizon
+    if cache.mode == "writes":
+        began = [o.writes_since for o in client.pool.origins if o.written is not None]
+        return min(began, default=float("inf"))
+    return float("-inf")
+
+
+def _is_as_described(client: ClientSession, batch: Batch, entry: Entry) -> bool:
+    """Whether the columns are those that the client was told of."""
+    told = client.described.get(batch.name) if batch.name else None
+    return told is None or told == entry.description
+
+
+def _joins(
+    client: ClientSession, cache: Cache, key: Key, chunk: Chunk, index: int, now: float
+) -> bool:
+    """Wait for an answer that is on its way to another.
+
+    Not with a link: the other could wait for a lock of ours, and nobody would see that.
+    """
+    flight = client.pool.flights.get(key)
+    if flight is None or client.origin is not None or client.has_joined or flight.is_slow:
+        return False
+    if flight.sealed is not None and not (
+        cache.holds(flight.sealed) and (client.status == m.IDLE or flight.sent > client.heard_at)
+    ):
+        return False
+    flight.joined.append(client)
+    client.wait_for_answer(flight, chunk, index, now)
+    return True
+
+
+# Answers from the cache.
+
+
+def _serve(client: ClientSession, entry: Entry, prefix: bytes, now: float) -> None:
+    client.core.counters.cache["hit"] += 1
+    client.has_joined = False
+    if client.status != m.IDLE:
+        client.heard = entry
+        client.heard_at = max(client.heard_at, entry.arrived)
+    if client.wants_reports:
+        age = b"hit: %.1f s old" % max(0.0, now - entry.sent)
+        prefix = m.parameter_status(reports.CACHE, age) + prefix
+    client.send(prefix + entry.answer + _READY[client.status])
+
+
+_READY = {status: m.ready_for_query(status) for status in (m.IDLE, m.IN_TRANSACTION)}
+
+
+def _serve_parsed(
+    client: ClientSession,
+    chunk: Chunk,
+    index: int,
+    batch: Batch,
+    entry: Entry,
+    now: float,
+    *,
+    is_stale: bool,
+) -> None:
+    cache, pool = client.cache, client.pool
+    assert cache is not None
+    prefix = b""
+    if batch.shape == b"Q":
+        client.unnamed = None
+    elif batch.parses:
+        prefix = m.PARSE_COMPLETE_MESSAGE
+        statement = pool.registry.get(batch.text, batch.types, client.settings)
+        if batch.name:
+            client_statements.name_statement(client, statement, batch.name)
+        else:
+            client.unnamed = statement
+    _serve(client, entry, prefix, now)
+    if is_stale:
+        _refresh(client, entry, now)
+        return
+    buffer, messages, _ = chunk
+    whole = index == 0 and batch.messages == len(messages) and messages[-1][2] == len(buffer)
+    if (
+        whole
+        and not batch.name
+        and (batch.parses or batch.shape == b"Q")
+        and not hints_of(batch.text)
+    ):
+        cache.store.remember(entry, buffer, _Belongings(prefix, client.unnamed))
+
+
+def _refresh(client: ClientSession, entry: Entry, now: float) -> None:
+    """Fetch it anew for those who come later, unless somebody does already."""
+    pool = client.pool
+    if entry.key in pool.flights or pool.refreshes >= MAX_REFRESHES:
+        return
+    client.core.refresh(pool, entry, now)
+
+
+# Answers from the origin.
+
+
+def open_fill(client: ClientSession, origin: OriginSession, now: float) -> None:
+    """Right before the request is written: what it is answered may be kept."""
+    miss, client.miss = client.miss, None
+    cache = client.cache
+    if miss is None or cache is None or origin.expected:
+        return
+    sealed = cache.seal(miss.tables)
+    if client.flight is not None:
+        client.flight.sealed, client.flight.sent = sealed, now
+    if sealed.keeps:
+        limit = min(cache.settings.result_limit, cache.settings.memory)
+        origin.fill = Fill(miss.key, miss.request, sealed, now, limit, miss.statement)
+
+
+def _request(batch: Batch) -> bytes:
+    if batch.shape == b"Q":
+        return m.query(batch.text)
+    parts = [m.parse(b"", batch.text, batch.types)]
+    for kind in batch.shape:
+        if kind == m.BIND:
+            parts.append(m.message(m.BIND, b"\x00\x00" + batch.bound))
+        elif kind == m.EXECUTE:
+            parts.append(_EXECUTES_ALL)
+        elif kind == _STATEMENT:
+            parts.append(m.message(m.DESCRIBE, b"S\x00"))
+        else:
+            parts.append(_DESCRIBES_PORTAL)
+    return b"".join(parts) + m.SYNC_MESSAGE
+
+
+def filled(client: ClientSession, origin: OriginSession, fill: Fill, now: float) -> None:
+    """The whole answer is here."""
+    origin.fill = None
+    cache = client.cache
+    if cache is None:
+        return
+    answer = fill.answer()
+    if fill.is_oversized:
+        client.core.counters.cache["oversizedresult"] += 1
+        if client.wants_reports:
+            reports.cache_status(client, "oversizedresult", "")
+    elif answer is not None and cache.holds(fill.sealed):
+        description = None
+        if fill.statement is not None:
+            prepared = origin.statements.get(fill.statement)
+            description = prepared.description if prepared is not None else None
+        cache.keep(
+            Entry(
+                fill.key,
+                answer,
+                request=fill.request,
+                tables=fill.sealed.tables,
+                slots=fill.sealed.slots,
+                vector=fill.sealed.vector,
+                sent=fill.sent,
+                arrived=now,
+                description=description,
+            )
+        )
+
+
+def land(client: ClientSession, now: float) -> None:
+    """What others waited for with this client has come, or never will."""
+    flight, client.flight = client.flight, None
+    client.miss = None
+    if flight is None:
+        return
+    flights = client.pool.flights
+    for key in [key for key, each in flights.items() if each is flight]:
+        del flights[key]
+    release(flight, now)
+
+
+def release(flight: Flight, now: float) -> None:
+    """Who waits for this answer waits no more."""
+    joined, flight.joined = flight.joined, []
+    for other in joined:
+        if other.joins is flight:
+            other.go_on(now)
+
+
+# Writes.
+
+
+def note_query(
+    client: ClientSession, origin: OriginSession, buffer: bytes, position: int, stop: int
+) -> None:
+    """:func:`note_text` of a Query, of which the end may still be to come."""
+    if client.cache is not None and client.cache.serves:
+        text = buffer[position + 5 : stop - 1]
+        note_text(client, origin, text, whole=stop <= len(buffer))
+    else:
+        # It may be switched on before this is answered.
+        origin.written = EVERYTHING
+
+
+def note_text(client: ClientSession, origin: OriginSession, text: bytes, *, whole: bool) -> None:
+    """A statement is about to be sent: what it may write is outdated when it has."""
+    cache = client.cache
+    assert cache is not None
+    if not cache.serves:
+        origin.written = EVERYTHING
+        return
+    catalogue = cache.catalogue
+    if facts_of(text).command == ROLLBACK and whole and not origin.expected:
+        origin.rolls_back = True
+        return
+    origin.rolls_back = False
+    if catalogue is None or not whole:
+        if not facts_of(text).command:
+            origin.writes(EVERYTHING, client.pool.now)
+            # Whether it was DDL can't be said either.
+            origin.changes_cached_catalogue = True
+        return
+    written = catalogue.written(text, client.settings)
+    if written.changes_catalogue:
+        origin.changes_cached_catalogue = True
+    if written.tables is None or origin.altered:
+        # Names may mean something else by now.
+        if written.tables is None or written.tables:
+            origin.writes(EVERYTHING, client.pool.now)
+    elif written.tables:
+        origin.writes(written.tables, client.pool.now)
+
+
+# Requests.
+
+
+def _batch(client: ClientSession, chunk: Chunk, index: int) -> Batch | None:
+    """The request that begins at ``index``, if it is here as a whole and can be answered so."""
+    buffer, messages, end = chunk
+    kind, position, stop = messages[index]
+    if kind == m.QUERY:
+        if stop > end:
+            return None
+        text = buffer[position + 5 : stop - 1]
+        return Batch(1, text, NO_TYPES, b"", b"Q", False, b"", None)
+    kinds = bytes([max(each[0], 0) for each in messages[index : index + _MAX_MESSAGES]])
+    found = _BATCH.match(kinds)
+    if found is None or messages[index + found.end() - 1][2] > end:
+        return None
+    statement: Statement | None = None
+    text = types = bound = name = b""
+    shape = []
+    for kind, position, stop in messages[index : index + found.end() - 1]:
+        if kind == m.PARSE:
+            name, text, types = parse_fields(buffer, position, stop)
+            if name in client.statements:
+                return None
+        elif kind == m.DESCRIBE:
+            if buffer[position:stop] == _DESCRIBES_PORTAL:
+                shape.append(kind)
+            elif buffer[position + 5 : stop] == b"S\x00" and not name:
+                shape.append(_STATEMENT)
+            else:
+                return None
+        elif kind == m.BIND:
+            if buffer[position + 5]:
+                return None
+            parts = buffer[position + 6 : stop].split(b"\x00", 1)
+            if len(parts) < 2 or (kinds.startswith(b"P") and parts[0] != name):
+                return None
+            name, bound = parts
+            shape.append(kind)
+            if not kinds.startswith(b"P"):
+                statement = client.statements.get(name) if name else client.unnamed
+                if statement is None or statement.shown:
+                    return None
+                text, types = statement.text, statement.parameter_types
+        elif buffer[position:stop] != _EXECUTES_ALL:
+            return None
+        else:
+            shape.append(kind)
+    if len(bound) > MAX_BOUND_BYTES:
+        return None
+    if kinds.startswith(b"D") and name:
+        return None
+    parses = kinds.startswith(b"P")
+    return Batch(found.end(), text, types, bound, bytes(shape), parses, name, statement)
+
+
+_STATEMENT = ord("S")
+
+
+@lru_cache(maxsize=1024)
+def _hints(text: bytes) -> Hints:
+    found = Hints()
+    for word in hints_of(text):
+        name, _, value = word.partition(b"=")
+        if word == b"cache=off":
+            found = found._replace(off=True)
+        elif word == b"refresh":
+            found = found._replace(refresh=True)
+        elif name == b"max_age" and re.fullmatch(rb"[0-9]{1,4}", value) and int(value) <= 3600:
+            found = found._replace(max_age=float(value))
+        else:
+            found = found._replace(unknown=word or b"(nothing)")
+    return found
