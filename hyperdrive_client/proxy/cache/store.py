@@ -17,6 +17,8 @@ OVERHEAD_BYTES = 1000
 _PROTECTED_SHARE = 0.8
 # In how many different wordings one answer can be found without being parsed.
 _MAX_WORDINGS = 8
+MAX_WORDING_BYTES = 2000
+"""Of one of them."""
 
 
 class Key(NamedTuple):
@@ -148,11 +150,18 @@ class Store:
 
     def remember(self, entry: Entry, wording: bytes, belongings: object) -> None:
         """Find ``entry`` by these bytes from now on."""
-        if len(entry.wordings) >= _MAX_WORDINGS or len(wording) > OVERHEAD_BYTES:
+        if len(entry.wordings) >= _MAX_WORDINGS or len(wording) > MAX_WORDING_BYTES:
             return
-        if self._new.get(entry.key) is entry or self._protected.get(entry.key) is entry:
-            entry.wordings.append(wording)
-            self._worded[entry.key.settings, wording] = entry, belongings
+        if self._protected.get(entry.key) is entry:
+            self._protected_bytes += len(wording)
+        elif self._new.get(entry.key) is not entry:
+            return
+        entry.wordings.append(wording)
+        entry.size += len(wording)
+        self.bytes += len(wording)
+        self._worded[entry.key.settings, wording] = entry, belongings
+        while self.bytes > self.budget:
+            self._evict()
 
     def _drop(self, entry: Entry) -> None:
         self.bytes -= entry.size

@@ -15,7 +15,7 @@ from ..cache.cache import EVERYTHING, Cache
 from ..cache.store import Entry, Key
 from . import client_statements, reports
 from .fill import Fill, Flight
-from .request_fields import parse_fields
+from .request_fields import parse_fields, text_of
 from .statements import NO_TYPES, Statement
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ _BATCH = re.compile(rb"P?D?BD?ES")
 _MAX_MESSAGES = 6
 _EXECUTES_ALL = b"E\x00\x00\x00\x09\x00\x00\x00\x00\x00"
 _DESCRIBES_PORTAL = b"D\x00\x00\x00\x06P\x00"
+# What commands start with that are no reads: most of those that programs send.
+_NO_READS = frozenset((b"in", b"up", b"de", b"be", b"co", b"ro", b"me", b"cr", b"al", b"dr"))
 # Longer parameters are rarely anybody else's.
 MAX_BOUND_BYTES = 16 * 1024
 # How many answers are fetched anew in the background at once.
@@ -71,7 +73,12 @@ def exact(client: ClientSession, data: bytes, now: float) -> bool:
     """Answer bytes that were answered before, without a look at what they say."""
     cache = client.cache
     assert cache is not None
-    found = cache.store.found(client.settings, data)
+    wording = data
+    statement: Statement | None = None
+    name = b""
+    if data[0] == m.BIND:
+        name, statement, wording = _bound(client, data)
+    found = cache.store.found(client.settings, wording)
     if found is None:
         return False
     entry, belongings = found
@@ -80,14 +87,39 @@ def exact(client: ClientSession, data: bytes, now: float) -> bool:
         or (cache.mode == "wal" and cache.guard.refusal(now))
         or now - entry.sent >= cache.settings.max_age
         or cache.epochs.vector(entry.slots) != entry.vector
-        or (client.status != m.IDLE and not _may_serve(client, cache, entry))
+        or (client.status != m.IDLE and not _goes_on(client, cache, entry))
+        or client.described.get(name, entry.description) != entry.description
     ):
         return False
     entry.hits += 1
     assert isinstance(belongings, _Belongings)
-    client.unnamed = belongings.unnamed
+    if statement is None:
+        client.unnamed = belongings.unnamed
     _serve(client, entry, belongings.prefix, now)
     return True
+
+
+def _goes_on(client: ClientSession, cache: Cache, entry: Entry) -> bool:
+    """Whether a transaction may be answered by ``entry``."""
+    return (
+        client.status == m.IN_TRANSACTION
+        and not _transaction_refusal(client, cache)
+        and _may_serve(client, cache, entry)
+    )
+
+
+def _bound(client: ClientSession, data: bytes) -> tuple[bytes, Statement | None, bytes]:
+    """Of a batch that begins with Bind: the statement, and the bytes with our name for it."""
+    end = data.find(0, 6)
+    if len(data) < 7 or data[5] or end < 0:
+        return b"", None, b""
+    name = data[6:end]
+    statement = client.statements.get(name) if name else client.unnamed
+    if statement is None:
+        return name, None, b""
+    (length,) = m.INT32.unpack_from(data, 1)
+    rest = length - len(name)
+    return name, statement, b"%b %d %b" % (statement.server_name, rest, data[end:])
 
 
 class _Belongings(NamedTuple):
@@ -108,7 +140,7 @@ def answer(client: ClientSession, chunk: Chunk, index: int, now: float) -> int:
     client.miss = None
     batch = _batch(client, chunk, index)
     if batch is None:
-        return 0
+        return _not_asked(client, chunk, index)
     catalogue = cache.catalogue
     if catalogue is None or cache.closed:
         return _not_served(client, "disabled", cache.closed)
@@ -157,6 +189,18 @@ def _missed(client: ClientSession) -> int:
     if miss.key not in client.pool.flights:
         client.flight = client.pool.flights[miss.key] = Flight()
     return 0
+
+
+def _not_asked(client: ClientSession, chunk: Chunk, index: int) -> int:
+    """A request that can't be answered from anywhere but the origin."""
+    buffer, messages, _ = chunk
+    kind, position, stop = messages[index]
+    text = text_of(buffer, kind, position, stop, client.statements)
+    if facts_of(text).command:
+        return 0
+    if text[:2].lower() in _NO_READS:
+        return _not_served(client, "notaquery", "")
+    return _not_served(client, "uncacheable", "it is not one whole query alone")
 
 
 def _not_served(client: ClientSession, status: str, reason: str) -> int:
@@ -284,13 +328,10 @@ def _serve_parsed(
         return
     buffer, messages, _ = chunk
     whole = index == 0 and batch.messages == len(messages) and messages[-1][2] == len(buffer)
-    if (
-        whole
-        and not batch.name
-        and (batch.parses or batch.shape == b"Q")
-        and not hints_of(batch.text)
-    ):
-        cache.store.remember(entry, buffer, _Belongings(prefix, client.unnamed))
+    if not whole or (batch.parses and batch.name) or hints_of(batch.text):
+        return
+    wording = buffer if batch.parses or batch.shape == b"Q" else _bound(client, buffer)[2]
+    cache.store.remember(entry, wording, _Belongings(prefix, client.unnamed))
 
 
 def _refresh(client: ClientSession, entry: Entry, now: float) -> None:
@@ -437,7 +478,7 @@ def _batch(client: ClientSession, chunk: Chunk, index: int) -> Batch | None:
     buffer, messages, end = chunk
     kind, position, stop = messages[index]
     if kind == m.QUERY:
-        if stop > end:
+        if stop > end or buffer[position + 5 : position + 7].lower() in _NO_READS:
             return None
         text = buffer[position + 5 : stop - 1]
         return Batch(1, text, NO_TYPES, b"", b"Q", False, b"", None)
@@ -477,7 +518,7 @@ def _batch(client: ClientSession, chunk: Chunk, index: int) -> Batch | None:
             return None
         else:
             shape.append(kind)
-    if len(bound) > MAX_BOUND_BYTES:
+    if len(bound) > MAX_BOUND_BYTES or text[:2].lower() in _NO_READS:
         return None
     if kinds.startswith(b"D") and name:
         return None

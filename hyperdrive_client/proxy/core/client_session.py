@@ -23,7 +23,7 @@ from ...sql.facts import (
 )
 from ...version import __version__
 from ..cache.cache import EVERYTHING, Cache
-from ..cache.store import Entry
+from ..cache.store import MAX_WORDING_BYTES, Entry
 from . import client_cache, client_statements, client_transactions, reports
 from . import expected as e
 from .client_startup import CONSOLE, ClientStartup, Refused
@@ -237,7 +237,9 @@ class ClientSession:
         try:
             if (
                 self.cache is not None
+                and self.cache.serves
                 and self.state is _IDLE
+                and len(data) <= MAX_WORDING_BYTES
                 and self.framer.is_between
                 and not self._failing
                 and self._lost_link is None
