@@ -209,3 +209,15 @@ def origin_framer() -> Framer:
         limit=64 * MIB,
         error=OriginProtocolError,
     )
+
+
+def own_framer() -> Framer:
+    """For what an origin sends in answer to us; of a change in the WAL only the head is looked at,
+    while the names in a TRUNCATE have to fit."""
+    return Framer(
+        streamed={m.COPY_DATA: MIB},
+        unlisted=frozenset(),
+        limits={m.COPY_DATA: 0x7FFFFFFF},
+        limit=64 * MIB,
+        error=OriginProtocolError,
+    )

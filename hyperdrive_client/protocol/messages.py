@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from struct import Struct
 
+from ..errors import OriginProtocolError
+
 # From the frontend.
 BIND = ord("B")
 CLOSE = ord("C")
@@ -74,6 +76,8 @@ EMPTY_QUERY_MESSAGE = b"I\x00\x00\x00\x04"
 HEADER = Struct(">BI")
 INT32 = Struct(">I")
 INT16 = Struct(">H")
+# In place of a value's length.
+_NULL = 0xFFFFFFFF
 # Of a RowDescription, behind the column's name: table, column, type's OID, size, modifier, format.
 _TEXT_FIELD = Struct(">xIHIhih").pack(0, 0, 25, -1, -1, 0)
 
@@ -133,6 +137,26 @@ def data_row(values: Iterable[bytes]) -> bytes:
     """A DataRow without NULLs."""
     columns = [INT32.pack(len(value)) + value for value in values]
     return message(DATA_ROW, INT16.pack(len(columns)) + b"".join(columns))
+
+
+def row_values(body: bytes) -> tuple[bytes | None, ...]:
+    """The columns of a DataRow's body, NULL as ``None``.
+
+    ``OriginProtocolError`` if it is not one.
+    """
+    values: list[bytes | None] = []
+    at = 2
+    while at + 4 <= len(body):
+        (size,) = INT32.unpack_from(body, at)
+        at += 4
+        if size == _NULL:
+            values.append(None)
+        else:
+            values.append(body[at : at + size])
+            at += size
+    if at != len(body) or INT16.unpack_from(body)[0] != len(values):
+        raise OriginProtocolError("a row that is too short or too long")
+    return tuple(values)
 
 
 def execute(portal: bytes = b"", rows: int = 0) -> bytes:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from ..errors import HyperdriveError, ProxyStartError
 from .admin.console import Console
 from .core.core import Core
+from .net.cache_keeper import CacheKeeper
 from .net.listener import Server, listen
 from .net.network import TICK_SECONDS, Network
 from .settings import Settings
@@ -130,6 +131,9 @@ class _Worker:
 
     async def run(self) -> None:
         """Until drained or stopped."""
+        keeper = None
+        if not self.core.cache.is_off:
+            keeper = self._loop.create_task(CacheKeeper(self.core, self.network.now).run())
         try:
             while not self._has_ended():
                 await asyncio.sleep(TICK_SECONDS)
@@ -138,6 +142,9 @@ class _Worker:
             self._close_servers()
             self.core.stop(self.network.now())
             self.network.perform()
+            if keeper is not None:
+                keeper.cancel()
+                await asyncio.wait((keeper,))
             await self.network.close()
 
     def drain(self) -> None:

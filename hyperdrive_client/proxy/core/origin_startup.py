@@ -156,9 +156,17 @@ class OriginStartup:
     """One start-up, from StartupMessage to the first ReadyForQuery."""
 
     def __init__(
-        self, settings: Settings, credentials: Credentials, address: Address, *, encrypted: bool
+        self,
+        settings: Settings,
+        credentials: Credentials,
+        address: Address,
+        *,
+        encrypted: bool,
+        parameters: Mapping[bytes, bytes] | None = None,
     ) -> None:
+        """``parameters`` go into the StartupMessage over those that a client's would have."""
         self._settings = settings
+        self._parameters = parameters or {}
         self._credentials = credentials
         self._address = address
         self._encrypted = encrypted
@@ -189,7 +197,7 @@ class OriginStartup:
         timeout = self._settings.limits.statement_timeout
         if timeout:
             parameters[b"statement_timeout"] = str(max(1, round(timeout * 1000))).encode()
-        return m.startup_message(parameters, self._minor)
+        return m.startup_message({**parameters, **self._parameters}, self._minor)
 
     def receive(self, kind: int, body: bytes) -> bytes:
         """The answer to one message, if it needs one; then see ``ready`` and ``failure``."""

@@ -6,11 +6,9 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Coroutine
-from typing import Any, cast
+from typing import Any
 
 from ...bindings.connection_string import Address
-from ...protocol import messages as m
-from ...protocol.startup import CANCEL_REQUEST_CODE
 from ..core.client_session import ClientSession
 from ..core.core import Core
 from ..core.effects import (
@@ -25,6 +23,7 @@ from ..core.effects import (
     SendToOrigin,
 )
 from ..core.origin_session import OriginSession
+from .canceller import request_cancel
 from .transports import (
     CORE_HAS_ENOUGH,
     PEER_IS_BLOCKED,
@@ -32,7 +31,7 @@ from .transports import (
     Connection,
     OriginConnection,
 )
-from .upstream import OriginUnreachableError, open_address, open_origin
+from .upstream import OriginUnreachableError, open_origin
 
 logger = logging.getLogger(__name__)
 
@@ -187,45 +186,23 @@ class Network:
     async def _cancel(self, origin: OriginSession, requester: ClientSession | None) -> None:
         """Deliver a CancelRequest; PostgreSQL closes the connection when it has acted on it."""
         handle: OriginConnection = origin.handle
-        request = m.INT32.pack(CANCEL_REQUEST_CODE) + m.INT32.pack(origin.process_id)
-        request += origin.secret_key
-        canceller = _Canceller(request, self.loop.create_future())
         try:
             async with asyncio.timeout(CANCEL_TIMEOUT_SECONDS):
-                await open_address(
+                await request_cancel(
                     self.core.settings.origin,
                     handle.address,
                     handle.encrypted,
-                    lambda address, encrypted: canceller,
+                    origin.process_id,
+                    origin.secret_key,
                 )
-                await canceller.done
         except OriginUnreachableError as error:
             logger.warning("a cancel request did not reach the origin: %s", error)
         except TimeoutError:
             logger.warning("the origin has not closed a cancelling connection in time")
         finally:
-            if canceller.transport is not None:
-                canceller.transport.abort()
             with contextlib.suppress(RuntimeError):
                 self.core.cancel_done(origin, self.now(), requester)
                 self.perform()
-
-
-class _Canceller(asyncio.Protocol):
-    """Sends one CancelRequest and waits for the end."""
-
-    def __init__(self, request: bytes, done: asyncio.Future[None]) -> None:
-        self._request = request
-        self.done = done
-        self.transport: asyncio.WriteTransport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.WriteTransport", transport)
-        self.transport.write(m.INT32.pack(len(self._request) + 4) + self._request)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.done.done():
-            self.done.set_result(None)
 
 
 def _client_is_blocked(origin: OriginSession) -> bool:
