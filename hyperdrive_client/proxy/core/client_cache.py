@@ -211,6 +211,7 @@ def _not_served(client: ClientSession, status: str, reason: str) -> int:
 def _report(client: ClientSession, status: str, reason: str) -> None:
     client.core.counters.cache[status] += 1
     if client.wants_reports:
+        client.told_off = False
         reports.cache_status(client, status, reason)
 
 
@@ -292,6 +293,7 @@ def _serve(client: ClientSession, entry: Entry, prefix: bytes, now: float) -> No
         client.heard = entry
         client.heard_at = max(client.heard_at, entry.arrived)
     if client.wants_reports:
+        client.told_off = False
         age = b"hit: %.1f s old" % max(0.0, now - entry.sent)
         prefix = m.parameter_status(reports.CACHE, age) + prefix
     client.send(prefix + entry.answer + _READY[client.status])
@@ -437,8 +439,15 @@ def note_query(
         text = buffer[position + 5 : stop - 1]
         note_text(client, origin, text, whole=stop <= len(buffer))
     else:
-        # It may be switched on before this is answered.
-        origin.written = EVERYTHING
+        _note_off(client, origin)
+
+
+def _note_off(client: ClientSession, origin: OriginSession) -> None:
+    # It may be switched on before this is answered.
+    origin.written = EVERYTHING
+    if client.wants_reports and not client.told_off and client.cache is not None:
+        client.told_off = True
+        reports.cache_status(client, "disabled", client.cache.closed)
 
 
 def note_text(client: ClientSession, origin: OriginSession, text: bytes, *, whole: bool) -> None:
@@ -446,7 +455,7 @@ def note_text(client: ClientSession, origin: OriginSession, text: bytes, *, whol
     cache = client.cache
     assert cache is not None
     if not cache.serves:
-        origin.written = EVERYTHING
+        _note_off(client, origin)
         return
     catalogue = cache.catalogue
     if facts_of(text).command == ROLLBACK and whole and not origin.expected:

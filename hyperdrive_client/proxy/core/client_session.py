@@ -187,6 +187,8 @@ class ClientSession:
         """Another's request, whose answer it waits for."""
         self.has_joined = False
         """It has waited for another's answer to the request that is next."""
+        self.told_off = False
+        """It knows that nothing is cached at the moment."""
         self.reads_committed_only = False
         """In its transaction each statement has a snapshot of its own."""
         self.default_isolation_decides = False

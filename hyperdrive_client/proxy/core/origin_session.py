@@ -604,7 +604,7 @@ class OriginSession:
                         lands = True
                         if self.fill is not None:
                             self.fill.ended = True
-                            if expected:
+                            if any(entry.action is not SKIP for entry in expected):
                                 # Its end can't be told from what follows.
                                 self.fill = None
             elif kind == m.ERROR_RESPONSE:

@@ -72,6 +72,7 @@ def cache_is_off(client: ClientSession) -> bytes:
     cache = client.cache
     if cache is not None and cache.serves:
         return b""
+    client.told_off = True
     if client.pool is not client.core.pool:
         reason = "not the configured database"
     else:
