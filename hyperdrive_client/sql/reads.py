@@ -63,6 +63,13 @@ class Call(NamedTuple):
     arguments: int
 
 
+class Operator(NamedTuple):
+    name: Name
+    left_is_number: bool = False
+    """A literal."""
+    right_is_number: bool = False
+
+
 class Cast(NamedTuple):
     """``constant``: of a literal or a parameter, so that its text can be looked at.
 
@@ -81,7 +88,7 @@ class Reads:
     relations: set[Name] = field(default_factory=set)
     """Tables, views and the like; WITH queries are not among them."""
     calls: set[Call] = field(default_factory=set)
-    operators: set[Name] = field(default_factory=set)
+    operators: set[Operator] = field(default_factory=set)
     casts: set[Cast] = field(default_factory=set)
     """Written as such."""
     calls_of_one: set[Cast] = field(default_factory=set)
@@ -229,6 +236,7 @@ _IN_PLAIN_WORDS: Final = {
 }
 # They change without any write to their row (VACUUM FULL moves it), or by a lock alone.
 _UNSTEADY_COLUMNS: Final = frozenset(("ctid", "xmin", "xmax", "cmin", "cmax"))
+_EQUAL: Final = Operator(Name("", "="))
 _OPERATORS_BY_KIND: Final = {
     "AEXPR_BETWEEN": ("<=", ">="),
     "AEXPR_NOT_BETWEEN": ("<", ">"),
@@ -312,7 +320,7 @@ class _Walk:
             raise Refused("uncacheable", f"it writes: {_IN_PLAIN_WORDS.get(kind, kind)} in WITH")
         self.reads.only_tables = False
         if "cycle_clause" in fields:
-            self.reads.operators |= {Name("", "="), Name("", "<>")}
+            self.reads.operators |= {_EQUAL, Operator(Name("", "<>"))}
 
     def note_relation(self, fields: Node) -> None:
         if "catalogname" in fields:
@@ -329,7 +337,7 @@ class _Walk:
 
     def note_join(self, fields: Node) -> None:
         if "usingClause" in fields or "isNatural" in fields:
-            self.reads.operators.add(Name("", "="))
+            self.reads.operators.add(_EQUAL)
         if "alias" in fields or "join_using_alias" in fields:
             self.reads.only_tables = False
 
@@ -367,24 +375,25 @@ class _Walk:
     def note_expression(self, fields: Node) -> None:
         kind = fields.get("kind", "")
         found = _OPERATORS_BY_KIND.get(kind)
-        if found is None:
-            self.reads.operators.add(_qualified(fields["name"], "operator"))
-        else:
-            self.reads.operators |= {Name("", each) for each in found}
+        if found is not None:
+            self.reads.operators |= {Operator(Name("", each)) for each in found}
+            return
+        numbers = (_is_number(fields.get(side, {})) for side in ("lexpr", "rexpr"))
+        self.reads.operators.add(Operator(_qualified(fields["name"], "operator"), *numbers))
 
     def note_subquery(self, fields: Node) -> None:
         if "operName" in fields:
-            self.reads.operators.add(_qualified(fields["operName"], "operator"))
+            self.reads.operators.add(Operator(_qualified(fields["operName"], "operator")))
         elif "testexpr" in fields:
-            self.reads.operators.add(Name("", "="))
+            self.reads.operators.add(_EQUAL)
 
     def note_case(self, fields: Node) -> None:
         if "arg" in fields:
-            self.reads.operators.add(Name("", "="))
+            self.reads.operators.add(_EQUAL)
 
     def note_sort(self, fields: Node) -> None:
         if "useOp" in fields:
-            self.reads.operators.add(_qualified(fields["useOp"], "operator"))
+            self.reads.operators.add(Operator(_qualified(fields["useOp"], "operator")))
 
     def note_constant(self, fields: Node) -> None:
         text = fields.get("sval", {}).get("sval", "")
@@ -443,6 +452,11 @@ def _is_constant(node: Node) -> bool:
     if "A_ArrayExpr" in node:
         return all(_is_constant(each) for each in node["A_ArrayExpr"].get("elements", ()))
     return "A_Const" in node or "ParamRef" in node
+
+
+def _is_number(node: Node) -> bool:
+    constant = node.get("A_Const", {})
+    return "ival" in constant or "fval" in constant
 
 
 def _column(node: Node) -> str:

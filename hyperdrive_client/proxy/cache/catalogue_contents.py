@@ -68,6 +68,7 @@ class UserCast(NamedTuple):
     context: str
     method: str
     fine: bool
+    makes_text_of_numbers: bool
 
 
 class Contents:
@@ -96,10 +97,10 @@ class Contents:
         for row in rows["functions"]:
             function = _function(row)
             self.functions[function.schema, function.name].append(function)
-        self.operators: defaultdict[tuple[str, str], bool] = defaultdict(lambda: True)
-        """Schema and name of a user's operators → whether all of them are fine."""
-        for schema, name, fine in rows["operators"]:
-            self.operators[schema, name] &= fine == "true"
+        self.odd_operators: defaultdict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+        """Schema and name of users' operators that are not fine → categories of their operands."""
+        for schema, name, left, right in rows["operators"]:
+            self.odd_operators[schema, name].append((left, right))
         self.types_by_oid = {each.oid: each for each in map(_type, rows["types"])}
         self.types = {(each.schema, each.name): each for each in self.types_by_oid.values()}
         self.casts = [_cast(row) for row in rows["casts"]]
@@ -144,5 +145,5 @@ def _type(row: list[str]) -> Type:
 
 
 def _cast(row: list[str]) -> UserCast:
-    source, target, context, method, fine = row
-    return UserCast(int(source), int(target), context, method, fine == "true")
+    source, target, context, method, *flags = row
+    return UserCast(int(source), int(target), context, method, *(flag == "true" for flag in flags))

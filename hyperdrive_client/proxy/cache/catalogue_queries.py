@@ -10,13 +10,23 @@ from __future__ import annotations
 from typing import Final
 
 # The functions whose results depend on their arguments alone, by the word of PostgreSQL or of the
-# authors of an extension in C. An immutable function in any other language may read tables.
+# authors of an extension in C. An immutable function in any other language may read tables. An
+# aggregate is as fine as what it is made of.
 _FINE = """
-WITH fine AS (
+WITH extended AS MATERIALIZED (
+  SELECT d.objid AS oid FROM pg_catalog.pg_depend d
+  WHERE d.classid = 1255 AND d.refclassid = 3079 AND d.deptype = 'e'),
+plain AS MATERIALIZED (
   SELECT p.oid FROM pg_catalog.pg_proc p
-  WHERE p.provolatile = 'i' AND (p.oid < 16384 AND p.pronamespace = 11 OR p.prolang IN (12, 13)
-    AND EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 1255 AND d.objid = p.oid
-      AND d.refclassid = 3079 AND d.deptype = 'e')))
+  WHERE p.provolatile = 'i' AND (p.oid < 16384 AND p.pronamespace = 11
+    OR p.prokind <> 'a' AND p.prolang IN (12, 13) AND p.oid IN (SELECT oid FROM extended))),
+fine AS MATERIALIZED (
+  SELECT p.oid FROM plain p UNION ALL
+  SELECT a.aggfnoid FROM pg_catalog.pg_aggregate a JOIN extended e ON e.oid = a.aggfnoid
+  WHERE NOT EXISTS (
+    SELECT FROM unnest(ARRAY[a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn,
+      a.aggdeserialfn, a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn]::oid[]) f
+    WHERE f <> 0 AND f NOT IN (SELECT oid FROM plain)))
 """
 
 _SEARCH_PATH = "SELECT pg_catalog.set_config('search_path', 'pg_catalog', false)"
@@ -81,14 +91,7 @@ SELECT n.nspname::pg_catalog.text, p.proname::pg_catalog.text,
   CASE WHEN p.provariadic <> 0 THEN '1000' ELSE p.pronargs::pg_catalog.text END,
   p.provolatile::pg_catalog.text,
   (p.oid < 16384 AND p.pronamespace = 11)::pg_catalog.text,
-  CASE WHEN p.prokind = 'a' AND p.oid >= 16384 THEN
-    EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 1255 AND d.objid = p.oid
-      AND d.refclassid = 3079 AND d.deptype = 'e')
-    AND NOT EXISTS (SELECT FROM pg_catalog.pg_aggregate a,
-      unnest(ARRAY[a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn,
-        a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn]::oid[]) f
-      WHERE a.aggfnoid = p.oid AND f <> 0 AND f NOT IN (SELECT oid FROM fine))
-  ELSE p.oid IN (SELECT oid FROM fine) END::pg_catalog.text,
+  (p.oid IN (SELECT oid FROM fine))::pg_catalog.text,
   (p.proargtypes::oid[] || p.prorettype && ARRAY(SELECT t.oid FROM pg_catalog.pg_type t
     WHERE t.oid < 16384 AND (t.typname ~ '^_?(reg|aclitem)' OR t.typname ~ '^_?timetz$')
     AND t.typname !~ '^_?reg(config|dictionary)'))::pg_catalog.text,
@@ -99,14 +102,16 @@ WHERE p.prokind <> 'p'
 """
 )
 
-# Schema and name of operators that users have made, and whether their functions are fine.
+# Schema, name and categories of the operands' types, of operators whose functions are not fine.
 _OPERATORS = (
     _FINE
     + """
 SELECT n.nspname::pg_catalog.text, o.oprname::pg_catalog.text,
-  (o.oprcode::oid IN (SELECT oid FROM fine))::pg_catalog.text
+  coalesce(l.typcategory, '')::pg_catalog.text, coalesce(r.typcategory, '')::pg_catalog.text
 FROM pg_catalog.pg_operator o JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
-WHERE o.oid >= 16384
+  LEFT JOIN pg_catalog.pg_type l ON l.oid = o.oprleft
+  LEFT JOIN pg_catalog.pg_type r ON r.oid = o.oprright
+WHERE o.oid >= 16384 AND o.oprcode::oid NOT IN (SELECT oid FROM fine)
 """
 )
 
@@ -121,23 +126,26 @@ SELECT t.oid::pg_catalog.text, n.nspname::pg_catalog.text, t.typname::pg_catalog
   (NOT EXISTS (
     SELECT FROM unnest(ARRAY[t.typinput, t.typoutput, t.typreceive, t.typsend]::oid[]) f
     WHERE f >= 16384 AND f NOT IN (SELECT p.oid FROM pg_catalog.pg_proc p
-      JOIN pg_catalog.pg_depend d ON d.classid = 1255 AND d.objid = p.oid
-        AND d.refclassid = 3079 AND d.deptype = 'e'
-      WHERE p.prolang IN (12, 13) AND p.provolatile IN ('i', 's'))))::pg_catalog.text
+      JOIN extended x ON x.oid = p.oid
+      WHERE p.prolang IN (12, 13) AND p.provolatile <> 'v')))::pg_catalog.text
 FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
   LEFT JOIN pg_catalog.pg_type e ON e.typarray = t.oid
 WHERE t.typtype <> 'c' AND coalesce(e.typtype, 'b') <> 'c'
 """
 )
 
-# OIDs of source and target, context, method, whether the function is fine; of users' casts.
+# OIDs of source and target, context, method, whether the function is fine, and whether it makes a
+# string of a number; of users' casts.
 _CASTS = (
     _FINE
     + """
 SELECT c.castsource::pg_catalog.text, c.casttarget::pg_catalog.text,
   c.castcontext::pg_catalog.text, c.castmethod::pg_catalog.text,
-  (c.castfunc IN (SELECT oid FROM fine))::pg_catalog.text
-FROM pg_catalog.pg_cast c WHERE c.oid >= 16384
+  (c.castfunc IN (SELECT oid FROM fine))::pg_catalog.text,
+  (s.typcategory = 'N' AND t.typcategory = 'S')::pg_catalog.text
+FROM pg_catalog.pg_cast c JOIN pg_catalog.pg_type s ON s.oid = c.castsource
+  JOIN pg_catalog.pg_type t ON t.oid = c.casttarget
+WHERE c.oid >= 16384
 """
 )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ...sql.parse_tree import NotParsedError, statements_of
-from ...sql.reads import Call, Cast, Name, Reads, Refused, reads_of
+from ...sql.reads import Call, Cast, Name, Operator, Reads, Refused, reads_of
 from .catalogue_contents import SYSTEM_SCHEMAS, Contents, Function, Relation, Type, UserCast
 from .name_resolution import Names
 
@@ -43,6 +43,9 @@ class Eligibility:
         self._refused: dict[int, Refused] = {}
         self._in_views = Names(contents, ((b"search_path", b"pg_catalog"),))
         self._refusal = self._refusal_by_casts()
+        self._numbers_become_text = any(
+            cast.makes_text_of_numbers and cast.context == "i" for cast in contents.casts
+        )
 
     def tables(self, text: bytes, names: Names) -> frozenset[int]:
         """OIDs of all tables that decide the answer. ``Refused``, ``NotParsedError``."""
@@ -75,9 +78,7 @@ class Eligibility:
         for member in reads.members:
             self._check_member(Name("", member), names)
         for operator in reads.operators:
-            if odd := names.odd_operator(operator):
-                reason = f"the operator {odd} calls a function of a user"
-                raise Refused("uncacheable", reason)
+            self._check_operator(operator, names)
         for cast in reads.casts:
             self._check_cast(cast, names, relations if reads.only_tables else [])
         for cast in reads.calls_of_one:
@@ -200,6 +201,17 @@ class Eligibility:
             raise Refused("uncacheable", f"(…).{name.name} may be a cast to the row of a table")
         if names.type(name) is not None:
             self._check_cast(Cast(name, constant=False), names, [])
+
+    def _check_operator(self, operator: Operator, names: Names) -> None:
+        for shown, *operands in names.odd_operators(operator.name):
+            numbers = (operator.left_is_number, operator.right_is_number)
+            # A number never becomes a string unasked, so that this one is not meant.
+            if not self._numbers_become_text and any(
+                category == "S" and number
+                for category, number in zip(operands, numbers, strict=True)
+            ):
+                continue
+            raise Refused("uncacheable", f"the operator {shown} calls a function of a user")
 
     # Casts
 

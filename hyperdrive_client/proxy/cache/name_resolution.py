@@ -79,13 +79,15 @@ class Names:
             for each in self._contents.functions.get((place, name.name), ())
         )
 
-    def odd_operator(self, name: Name) -> str:
-        """The full name of an operator that the name may mean, and that is not fine."""
+    def odd_operators(self, name: Name) -> Iterable[tuple[str, str, str]]:
+        """Full names of operators that are not fine, and the categories of their operands."""
         places = (name.schema,) if name.schema else self.schemas
-        odd = (
-            place for place in places if not self._contents.operators.get((place, name.name), True)
+        known = self._contents.odd_operators
+        return (
+            (f"{place}.{name.name}", *operands)
+            for place in places
+            for operands in known.get((place, name.name), ())
         )
-        return next((f"{place}.{name.name}" for place in odd), "")
 
     def _first(self, name: Name, found: list[Found]) -> Found | None:
         if len(found) > 1 and not self._is_own:
