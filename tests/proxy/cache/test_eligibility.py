@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import psycopg
 import pytest
 
-from hyperdrive_client.origin import EmbeddedPostgres
+from hyperdrive_client.origin import Binaries, EmbeddedPostgres
 from hyperdrive_client.protocol import messages as m
 from hyperdrive_client.proxy.cache.catalogue import Catalogue
 
@@ -545,23 +548,60 @@ class Origin(NamedTuple):
     catalogue: Catalogue
 
 
-@pytest.fixture(scope="module", params=["18", "15"])
-def origin(
-    request: pytest.FixtureRequest, load_catalogue: Callable[..., Catalogue]
+@pytest.fixture(scope="module")
+def embedded(
+    postgres: EmbeddedPostgres, load_catalogue: Callable[..., Catalogue]
 ) -> Iterator[Origin]:
-    """At the newest and the oldest PostgreSQL there is here."""
-    with ExitStack() as stack:
-        if request.param == "18":
-            server = request.getfixturevalue("postgres")
-        else:
-            binaries = request.getfixturevalue("system_binaries")
-            server = stack.enter_context(EmbeddedPostgres(binaries=binaries))
-        url = server.create_database("eligibility")
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute(SCHEMA)
-        yield Origin(url, load_catalogue(url, "public.vouched", "public.vouched_volatile"))
-        with psycopg.connect(server.connection_string, autocommit=True) as connection:
-            connection.execute("DROP DATABASE eligibility WITH (FORCE)")
+    yield from _database(postgres, load_catalogue)
+
+
+@pytest.fixture(scope="module")
+def clock() -> Iterator[Path]:
+    """A file: seconds in it move the clock of ``with_clock``."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "clock")
+        file.write_text("0")
+        file.parent.chmod(0o755)
+        yield file
+
+
+@pytest.fixture(scope="module")
+def with_clock(
+    clock: Path, system_binaries: Binaries, load_catalogue: Callable[..., Catalogue]
+) -> Iterator[Origin]:
+    """At the system's PostgreSQL, which is another version, with a clock that can be moved."""
+    if shutil.which("cc") is None:
+        pytest.skip("no clock that can be moved: the cc command is not installed")
+    source = Path(__file__).with_name("clock.c")
+    library = clock.with_name("clock.so")
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, source], check=True)
+    programs = clock.with_name("bin")
+    programs.mkdir()
+    (programs / "initdb").symlink_to(system_binaries.directory / "initdb")
+    postgres = programs / "postgres"
+    real = system_binaries.directory / "postgres"
+    postgres.write_text(f'#!/bin/sh\nCLOCK={clock} LD_PRELOAD={library} exec {real} "$@"\n')
+    postgres.chmod(0o755)
+    with EmbeddedPostgres(binaries=Binaries(programs, system_binaries.version, "test")) as server:
+        yield from _database(server, load_catalogue)
+
+
+@pytest.fixture(params=["embedded", "with_clock"])
+def origin(request: pytest.FixtureRequest) -> Origin:
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, Origin)
+    return found
+
+
+def _database(
+    server: EmbeddedPostgres, load_catalogue: Callable[..., Catalogue]
+) -> Iterator[Origin]:
+    url = server.create_database("eligibility")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(SCHEMA)
+    yield Origin(url, load_catalogue(url, "public.vouched", "public.vouched_volatile"))
+    with psycopg.connect(server.connection_string, autocommit=True) as connection:
+        connection.execute("DROP DATABASE eligibility WITH (FORCE)")
 
 
 def test_every_statement_has_the_verdict_of_the_table(origin: Origin) -> None:
@@ -594,17 +634,37 @@ def test_the_table_has_every_status_and_no_statement_twice() -> None:
 def test_what_is_kept_is_the_same_bytes_when_the_rest_of_the_world_has_changed(
     origin: Origin,
 ) -> None:
-    rows = [row for row in TABLE if not row.status]
-    with psycopg.connect(origin.connection_string, autocommit=True) as connection:
-        before = [answer(connection, row) for row in rows]
-    refused = [row.text for row, each in zip(rows, before, strict=True) if each[:1] == b"E"]
+    before = answers(origin)
+    refused = [text for text, answer in before.items() if b"SERROR\x00" in answer]
     assert not refused, "they have to be statements that PostgreSQL answers"
     with psycopg.connect(origin.connection_string, autocommit=True) as other:
         change_the_world(other)
-        with psycopg.connect(origin.connection_string, autocommit=True) as connection:
-            after = [answer(connection, row) for row in rows]
-    changed = [row.text for row, b, a in zip(rows, before, after, strict=True) if a != b]
-    assert not changed
+        after = answers(origin)
+    assert not [text for text in before if before[text] != after[text]]
+
+
+def test_what_is_kept_is_the_same_bytes_half_a_year_later(with_clock: Origin, clock: Path) -> None:
+    def dates() -> tuple[object, ...]:
+        cursor = connection.execute("SELECT now()::text, '10:00'::timetz::text")
+        return cursor.fetchone() or ()
+
+    with psycopg.connect(with_clock.connection_string, autocommit=True) as connection:
+        connection.execute("SET timezone = 'Europe/Berlin'")
+        dates_before, before = dates(), answers(with_clock)
+        clock.write_text(str(182 * 86_400 + 13_579))
+        try:
+            dates_after, after = dates(), answers(with_clock)
+        finally:
+            clock.write_text("0")
+    assert all(a != b for a, b in zip(dates_before, dates_after, strict=True))
+    assert not [text for text in before if before[text] != after[text]]
+
+
+def answers(origin: Origin) -> dict[tuple[str, Settings], bytes]:
+    """What the server answers to each statement that is kept, on a connection of its own."""
+    rows = [row for row in TABLE if not row.status]
+    with psycopg.connect(origin.connection_string, autocommit=True) as connection:
+        return {(row.text, row.settings): answer(connection, row) for row in rows}
 
 
 def change_the_world(connection: psycopg.Connection) -> None:
