@@ -128,14 +128,14 @@ class Catalogue:
     def _judge(self, text: bytes, form: bytes, session: _Session) -> Verdict:
         verdict = session.earlier.get(form)
         if verdict is None:
-            verdict = self._verdict(text, session.names)
+            verdict = self._verdict(text, form, session.names)
         # Whether a text is one that PostgreSQL understands may depend on its literals.
         session.remember(text if verdict.status == "parseerror" else form, verdict)
         return verdict
 
-    def _verdict(self, text: bytes, names: Names) -> Verdict:
+    def _verdict(self, text: bytes, form: bytes, names: Names) -> Verdict:
         try:
-            return Verdict("", "", tuple(sorted(self._eligibility.tables(text, names))))
+            return Verdict("", "", tuple(sorted(self._eligibility.tables(text, form, names))))
         except Refused as error:
             return Verdict(error.status, error.reason, ())
         except NotParsedError as error:

@@ -47,26 +47,24 @@ class Eligibility:
             cast.makes_text_of_numbers and cast.context == "i" for cast in contents.casts
         )
 
-    def tables(self, text: bytes, names: Names) -> frozenset[int]:
-        """OIDs of all tables that decide the answer. ``Refused``, ``NotParsedError``."""
+    def tables(self, text: bytes, form: bytes, names: Names) -> frozenset[int]:
+        """OIDs of all tables that decide the answer. ``Refused``, ``NotParsedError``.
+
+        ``form``: the text without its literals.
+        """
         for refusal in (names.refusal, self._refusal):
             if refusal:
                 raise Refused("uncacheable", refusal)
-        self._check_encoding(text)
+        self._check_encoding(form)
         try:
             return self._tables(reads_of(statements_of(text)), names)
         except RecursionError as error:
             raise NotParsedError("it is nested too deeply") from error
 
-    def _check_encoding(self, text: bytes) -> None:
-        if text.isascii():
-            return
-        if self._contents.session["server_encoding"] != "UTF8":
-            raise Refused("uncacheable", "it is not ASCII, nor is the database in UTF-8")
-        try:
-            text.decode()
-        except UnicodeDecodeError as error:
-            raise Refused("uncacheable", "it is not in UTF-8") from error
+    def _check_encoding(self, form: bytes) -> None:
+        if not form.isascii() and self._contents.session["server_encoding"] != "UTF8":
+            reason = "there are names that are not ASCII, and the database is not in UTF-8"
+            raise Refused("uncacheable", reason)
 
     def _tables(self, reads: Reads, names: Names) -> frozenset[int]:
         relations = [self._relation(name, names) for name in reads.relations]
