@@ -11,7 +11,7 @@ from .reads import has_clock_word
 _LITERALS = re.compile(
     rb"""["'0-9](?:
       (?<=")([^"]*")
-    | (?<=')[^']*'
+    | (?<=')[^']*(')
     | (?<=[0-9])(?<![\w$\x80-\xff.][0-9])[0-9]*(?:\.[0-9]+)?(?![\w.$\x80-\xff])
     )""",
     re.VERBOSE,
@@ -19,22 +19,24 @@ _LITERALS = re.compile(
 # Where the above would be wrong: backslashes, dollar quotes, escapes, Unicode escapes, literals
 # that continue on another line, comments.
 _UNCLEAR = re.compile(
-    rb"""[\\$'"/-](?:
-      (?<=\\) | (?<=\$)(?![0-9]) | (?<=[eE&]') | (?<=&") | (?<=')\s*[\r\n]\s*' | (?<=-)- | (?<=/)\*
+    rb"""[\\$'&/-](?:
+      (?<=\\) | (?<=\$)(?![0-9]) | (?<=&)['"] | (?<=')\s*[\r\n]\s*' | (?<=-)- | (?<=/)\*
     )""",
     re.VERBOSE,
 )
 
 
 def form_of(text: bytes) -> bytes:
-    """``text`` with a zero byte for each of its literals, or as it is where that is not safe.
+    """``text`` without its literals, but for what tells numbers from others, or as it is where that
+    is not safe.
 
     Texts of one form make use of the same (``reads_of``). Comments make a text its own form.
     """
     if _UNCLEAR.search(text):
         return text
-    if b"'" in text and has_clock_word(text):
-        return text
-    if b'"' in text:
-        return _LITERALS.sub(b"\\1\x00", text)
-    return _LITERALS.sub(b"\x00", text)
+    if b"'" in text:
+        if has_clock_word(text):
+            return text
+    elif b'"' not in text:
+        return _LITERALS.sub(b"\x00", text)
+    return _LITERALS.sub(b'"\\1\\2\x00', text)
