@@ -80,16 +80,22 @@ def statements_of(text: bytes) -> list[Node]:
 
     Text in UTF-8, or in another encoding that agrees with ASCII where PostgreSQL's syntax is.
     """
-    return [each["stmt"] for each in _json(text, *_SQL).get("stmts", ()) if "stmt" in each]
+    try:
+        found = json.loads(_tree(text, *_SQL))
+    except (RecursionError, ValueError) as error:
+        raise NotParsedError(f"its tree can't be read: {type(error).__name__}") from error
+    return [each["stmt"] for each in found.get("stmts", ()) if "stmt" in each]
 
 
-def functions_of(definition: bytes) -> list[Node]:
-    """The bodies of the PL/pgSQL functions that ``CREATE FUNCTION`` defines. ``NotParsedError``."""
-    found = _json(definition, *_PLPGSQL)
-    return [each["PLpgSQL_function"] for each in found]
+def plpgsql_of(definition: bytes) -> str:
+    """The tree of the PL/pgSQL function that ``CREATE FUNCTION`` defines. ``NotParsedError``.
+
+    As text, in which every key and string is as in JSON; as a whole it is not always valid.
+    """
+    return _tree(definition, *_PLPGSQL).decode("utf-8", "replace")
 
 
-def _json(text: bytes, parse: str, free: str) -> Any:
+def _tree(text: bytes, parse: str, free: str) -> bytes:
     library = _library()
     if isinstance(library, str):
         raise NotParsedError(library)
@@ -102,8 +108,6 @@ def _json(text: bytes, parse: str, free: str) -> Any:
         if result.error:
             message = result.error[0] or b"syntax error"
             raise NotParsedError(message.decode("utf-8", "replace"))
-        return json.loads(result.tree)
-    except (RecursionError, ValueError) as error:
-        raise NotParsedError(f"its tree can't be read: {type(error).__name__}") from error
+        return result.tree or b""
     finally:
         getattr(library, free)(result)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ...sql.facts import facts_of
 from ...sql.literals import form_of
 from ...sql.parse_tree import NotParsedError
 from ...sql.reads import Name, Refused
+from ...sql.written import uses_of, uses_of_long
 from ..settings import Caching
 from .catalogue_contents import Answers, Contents, Relation
 from .eligibility import Eligibility
 from .name_resolution import Names, Settings, deciding
+from .writes import Writes, Written
 
 MAX_TEXT_BYTES = 8 * 1024
 """Of a statement: parsing a longer one would hold up everybody else."""
@@ -34,26 +35,18 @@ class Verdict(NamedTuple):
 class _Session:
     """What sessions with the same names for things share: verdicts by the form of the text."""
 
-    __slots__ = ("earlier", "names", "verdicts")
+    __slots__ = ("earlier", "names", "verdicts", "written")
 
     def __init__(self, names: Names) -> None:
         self.names = names
         self.verdicts: dict[bytes, Verdict] = {}
         self.earlier: dict[bytes, Verdict] = {}
+        self.written: dict[bytes, Written] = {}
 
     def remember(self, form: bytes, verdict: Verdict) -> None:
         if len(self.verdicts) >= _MAX_VERDICTS:
             self.earlier, self.verdicts = self.verdicts, {}
         self.verdicts[form] = verdict
-
-
-class Written(NamedTuple):
-    """What a statement may write to."""
-
-    tables: frozenset[int] | None
-    """OIDs; ``None``: any table."""
-    changes_catalogue: bool
-    """It may be DDL."""
 
 
 class Catalogue:
@@ -62,6 +55,7 @@ class Catalogue:
     def __init__(self, contents: Contents, caching: Caching) -> None:
         self.contents = contents
         self._eligibility = Eligibility(contents, caching.functions)
+        self._writes = Writes(contents)
         self._sessions: dict[Settings, _Session] = {}
         self.default_isolation = contents.session["default_transaction_isolation"].encode()
         """As new sessions have it."""
@@ -91,9 +85,17 @@ class Catalogue:
 
     def written(self, text: bytes, settings: Settings) -> Written:
         """What ``text`` may write to, when it is run by a session with these settings."""
-        if facts_of(text).command or not self.verdict(text, settings).status:
-            return Written(frozenset(), False)
-        return Written(None, facts_of(text).takes_locks)
+        session = self._sessions.get(settings) or self._session(settings)
+        form = form_of(text) if len(text) <= MAX_TEXT_BYTES else b""
+        written = session.written.get(form) if form else None
+        if written is None:
+            uses = uses_of(text) if form else uses_of_long(text)
+            written = self._writes.of(uses, session.names)
+            if form:
+                if len(session.written) >= _MAX_VERDICTS:
+                    session.written.clear()
+                session.written[form] = written
+        return written
 
     def has_no_rows(self, oid: int) -> bool:
         """Whether a table is partitioned, so that its rows are in its partitions."""

@@ -71,6 +71,28 @@ class UserCast(NamedTuple):
     makes_text_of_numbers: bool
 
 
+class Body(NamedTuple):
+    """A function or procedure that a user or an extension has made."""
+
+    oid: int
+    schema: str
+    name: str
+    fewest: int
+    most: int
+    """Arguments."""
+    kind: str
+    """Letter of pg_proc.prokind."""
+    language: str
+    volatility: str
+    extension: str
+    of_rows: bool
+    search_path: str
+    """Its own; empty if it has none."""
+    text: str
+    """SQL of a function in SQL; the whole CREATE FUNCTION where that is in PL/pgSQL or atomic."""
+    atomic: bool
+
+
 class Contents:
     """What ``QUERIES`` bring, by name and by OID."""
 
@@ -104,6 +126,23 @@ class Contents:
         self.types_by_oid = {each.oid: each for each in map(_type, rows["types"])}
         self.types = {(each.schema, each.name): each for each in self.types_by_oid.values()}
         self.casts = [_cast(row) for row in rows["casts"]]
+        self.triggers: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+        """OID of a table → OIDs of functions, and for which commands (pg_trigger.tgtype)."""
+        for table, function_oid, when in rows["triggers"]:
+            self.triggers[int(table)].append((int(function_oid), int(when)))
+        self.foreign_keys: defaultdict[int, list[tuple[int, str, str]]] = defaultdict(list)
+        """OID of a table → those that refer to it, what happens to them on DELETE and UPDATE."""
+        for table, other, on_delete, on_update in rows["foreign_keys"]:
+            self.foreign_keys[int(table)].append((int(other), on_delete, on_update))
+        self.with_rules = frozenset(int(oid) for (oid,) in rows["rules"])
+        self.bodies = {int(row[0]): _body(row) for row in rows["bodies"]}
+        self.bodies_by_name: defaultdict[tuple[str, str], list[Body]] = defaultdict(list)
+        for body in self.bodies.values():
+            self.bodies_by_name[body.schema, body.name].append(body)
+        self.hidden_calls: defaultdict[int, list[int]] = defaultdict(list)
+        """OID of a relation → users' functions that it calls; of 0: what may be called anywhere."""
+        for table, function_oid in rows["hidden_calls"]:
+            self.hidden_calls[int(table)].append(int(function_oid))
         self.oddly_compared = frozenset(int(oid) for (oid,) in rows["comparisons"])
         """OIDs of types that users' own functions compare."""
 
@@ -117,6 +156,25 @@ class Contents:
                     found[child] = None
                     queue.append(child)
         return tuple(found)
+
+
+def _body(row: list[str]) -> Body:
+    oid, schema, name, fewest, most, kind, language, volatility, extension, of_rows = row[:10]
+    return Body(
+        int(oid),
+        schema,
+        name,
+        int(fewest),
+        int(most),
+        kind,
+        language,
+        volatility,
+        extension,
+        of_rows == "true",
+        row[10],
+        row[11],
+        row[12] == "true",
+    )
 
 
 def _texts(row: Iterable[bytes | None]) -> list[str]:

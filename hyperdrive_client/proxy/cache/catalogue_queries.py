@@ -162,6 +162,67 @@ WHERE c.oid >= 16384 AND c.opcmethod IN (403, 405) AND (
 """
 )
 
+# OIDs of the table and of the function, and pg_trigger.tgtype; not those of foreign keys.
+_TRIGGERS = """
+SELECT t.tgrelid::pg_catalog.text, t.tgfoid::pg_catalog.text, t.tgtype::pg_catalog.text
+FROM pg_catalog.pg_trigger t WHERE t.tgfoid >= 16384 AND t.tgenabled <> 'D'
+"""
+
+# OIDs of the table that is referenced and of the other, what happens there on DELETE and on UPDATE.
+_FOREIGN_KEYS = """
+SELECT c.confrelid::pg_catalog.text, c.conrelid::pg_catalog.text,
+  c.confdeltype::pg_catalog.text, c.confupdtype::pg_catalog.text
+FROM pg_catalog.pg_constraint c WHERE c.contype = 'f'
+"""
+
+# OIDs of relations with rules of users' own.
+_RULES = """
+SELECT DISTINCT r.ev_class::pg_catalog.text FROM pg_catalog.pg_rewrite r
+WHERE r.rulename <> '_RETURN' AND r.oid >= 16384 AND r.ev_enabled <> 'D'
+"""
+
+# OID, schema, name, least and largest number of arguments, kind, language, volatility, extension,
+# whether it may be written like a column of a row, its own search_path, its source text or (for
+# PL/pgSQL and SQL-standard bodies) definition; of users' functions.
+_BODIES = r"""
+SELECT p.oid::pg_catalog.text, n.nspname::pg_catalog.text, p.proname::pg_catalog.text,
+  (p.pronargs - p.pronargdefaults - (p.provariadic <> 0)::int4)::pg_catalog.text,
+  CASE WHEN p.provariadic <> 0 THEN '1000' ELSE p.pronargs::pg_catalog.text END,
+  p.prokind::pg_catalog.text, l.lanname::pg_catalog.text, p.provolatile::pg_catalog.text,
+  (SELECT e.extname FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e
+    ON e.oid = d.refobjid WHERE d.classid = 1255 AND d.objid = p.oid AND d.refclassid = 3079
+    AND d.deptype = 'e')::pg_catalog.text,
+  (p.pronargs > 0 AND f.typtype IN ('c', 'd', 'p'))::pg_catalog.text,
+  (SELECT pg_catalog.substr(c, 13) FROM pg_catalog.unnest(p.proconfig) c
+    WHERE c LIKE 'search\_path=%')::pg_catalog.text,
+  CASE WHEN l.lanname = 'plpgsql' OR to_jsonb(p) ->> 'prosqlbody' IS NOT NULL
+    THEN pg_catalog.pg_get_functiondef(p.oid)
+  WHEN l.lanname = 'sql' THEN p.prosrc END,
+  (to_jsonb(p) ->> 'prosqlbody' IS NOT NULL)::pg_catalog.text
+FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+  JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+  LEFT JOIN pg_catalog.pg_type f ON f.oid = p.proargtypes[0]
+WHERE p.oid >= 16384
+"""
+
+# OIDs of the relation and of a users' function that is called by a default, a constraint, an index,
+# or a policy of it; 0 for what may be called anywhere: by a domain, an operator, a cast, a type.
+_HIDDEN_CALLS = """
+SELECT coalesce(a.adrelid, c.conrelid, i.indrelid, y.polrelid)::pg_catalog.text,
+  d.refobjid::pg_catalog.text
+FROM pg_catalog.pg_depend d
+  LEFT JOIN pg_catalog.pg_attrdef a ON d.classid = 2604 AND a.oid = d.objid
+  LEFT JOIN pg_catalog.pg_constraint c ON d.classid = 2606 AND c.oid = d.objid
+  LEFT JOIN pg_catalog.pg_index i ON d.classid = 1259 AND i.indexrelid = d.objid
+  LEFT JOIN pg_catalog.pg_policy y ON d.classid = 3256 AND y.oid = d.objid
+WHERE d.refclassid = 1255 AND d.refobjid >= 16384
+  AND coalesce(a.adrelid, c.conrelid, i.indrelid, y.polrelid) IS NOT NULL
+UNION SELECT '0', o.oprcode::oid::pg_catalog.text FROM pg_catalog.pg_operator o
+  WHERE o.oprcode::oid >= 16384
+UNION SELECT '0', c.castfunc::oid::pg_catalog.text FROM pg_catalog.pg_cast c
+  WHERE c.castfunc::oid >= 16384
+"""
+
 QUERIES: Final[dict[str, bytes]] = {
     "search_path": _SEARCH_PATH.encode(),
     "session": _SESSION.encode(),
@@ -175,6 +236,11 @@ QUERIES: Final[dict[str, bytes]] = {
     "types": _TYPES.encode(),
     "casts": _CASTS.encode(),
     "comparisons": _COMPARISONS.encode(),
+    "triggers": _TRIGGERS.encode(),
+    "foreign_keys": _FOREIGN_KEYS.encode(),
+    "rules": _RULES.encode(),
+    "bodies": _BODIES.encode(),
+    "hidden_calls": _HIDDEN_CALLS.encode(),
 }
 """Name of a query → its text. ``Catalogue.of`` takes the rows under the same names."""
 
