@@ -5,12 +5,15 @@ Exit codes: 0 done, 1 with one line on standard error that says what went wrong,
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import socket
 import sys
 import warnings
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import quote
@@ -33,6 +36,8 @@ from .errors import ConfigurationError, HyperdriveError
 
 if TYPE_CHECKING:
     from .proxy.settings import Auth, ClientCert, Limits, Settings, Ssl
+
+_Command = Callable[..., None]
 
 # Hyperdrive, "Limits": a statement is ended after this many seconds, and no configuration has
 # fewer origin connections.
@@ -151,19 +156,83 @@ def demo(clients: int, limit: int, seconds: float) -> None:
     run(clients, limit, seconds)
 
 
+def _which_origin(command: _Command) -> _Command:
+    """Add the arguments that ``_resolution`` takes."""
+    for add in reversed(_WHICH_ORIGIN):
+        command = add(command)
+    return command
+
+
+_WHICH_ORIGIN = (
+    click.argument("target", metavar="[BINDING]", required=False),
+    click.option("--binding", metavar="NAME", help="The same, as an option."),
+    click.option(
+        "--connection-string",
+        metavar="URL",
+        help="The origin instead of a binding; '-' reads it from standard input, out of others' "
+        "sight.",
+    ),
+    click.option(
+        "--connection-string-env", metavar="NAME", help="The variable that holds the origin's URL."
+    ),
+    _config,
+    _env,
+)
+
+
 @main.command()
-@click.argument("target", metavar="[BINDING]", required=False)
-@click.option("--binding", metavar="NAME", help="The same, as an option.")
+@_which_origin
+@click.option("--setup", is_flag=True, help="Create the cache's publication, or add to it.")
 @click.option(
-    "--connection-string",
-    metavar="URL",
-    help="The origin instead of a binding; '-' reads it from standard input, out of others' sight.",
+    "--table",
+    "tables",
+    multiple=True,
+    metavar="SCHEMA.NAME",
+    help="Add this table; may be repeated.  [default: all that have a key]",
 )
-@click.option(
-    "--connection-string-env", metavar="NAME", help="The variable that holds the origin's URL."
-)
-@_config
-@_env
+@click.option("--remove", is_flag=True, help="Drop the cache's publication.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON: one object.")
+def doctor(
+    target: str | None,
+    binding: str | None,
+    connection_string: str | None,
+    connection_string_env: str | None,
+    config: Path | None,
+    env: str | None,
+    setup: bool,
+    tables: tuple[str, ...],
+    remove: bool,
+    as_json: bool,
+) -> None:
+    """Say what the cache can be at BINDING's origin, and what is missing there.
+
+    BINDING is HYPERDRIVE if nothing is given. Without --setup and --remove the origin is only
+    read, and these change nothing but the publication hyperdrive_cache. The exit code is 0 if the
+    cache can follow the origin's WAL, and 1 if something is missing for that, or in danger.
+    """
+    from . import doctor as examination
+
+    if setup and remove:
+        raise click.UsageError("--setup and --remove exclude each other.")
+    if tables and not setup:
+        raise click.UsageError("--table is for --setup.")
+    found = _resolution(target, binding, connection_string, connection_string_env, config, env)
+    if setup:
+        click.echo(examination.set_up(found.origin, tables), err=True)
+    elif remove:
+        click.echo(examination.remove(found.origin), err=True)
+        return
+    report = examination.examine(found.origin)
+    if as_json:
+        click.echo(json.dumps(asdict(report), indent=2))
+    else:
+        click.echo("\n".join(examination.described(report)))
+    if report.missing or report.dangers:
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+@_which_origin
 @click.option(
     "--listen",
     callback=_host_and_port,

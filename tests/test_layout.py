@@ -49,8 +49,9 @@ MAY_IMPORT = {
     "proxy.admin": {"protocol", "proxy.cache", "proxy.core"},
     "proxy": {"protocol", "sql", "bindings.connection_string", "registry"},
     "demo": {"", "bindings", "client", "origin", "proxy.spawn"},
-    "cli": {"", "bindings", "client", "origin", "proxy", "demo", "running"},
+    "cli": {"", "bindings", "client", "origin", "proxy", "demo", "doctor", "running"},
     "running": {"bindings", "client", "registry"},
+    "doctor": {"bindings", "sql", "proxy.settings"},
     "__main__": {"cli"},
 }
 WITHOUT_IO = ("protocol", "sql", "proxy.cache", "proxy.core")
@@ -60,7 +61,13 @@ LAZY = {
     "": {"hyperdrive_client.proxy", "sqlalchemy"},
     "client": {"hyperdrive_client.proxy"},
     "integrations": {"hyperdrive_client.origin", "hyperdrive_client.proxy"},
-    "cli": {"hyperdrive_client.proxy", "hyperdrive_client.demo", "rich", "sqlalchemy"},
+    "cli": {
+        "hyperdrive_client.proxy",
+        "hyperdrive_client.demo",
+        "hyperdrive_client.doctor",
+        "rich",
+        "sqlalchemy",
+    },
 }
 
 

@@ -16,6 +16,9 @@ ClientCert = Literal["no", "verify-ca", "verify-full"]
 CONSOLE_DATABASE = "hyperdrive.console"
 """A virtual database: who names it talks to the proxy itself."""
 
+PUBLICATION = "hyperdrive_cache"
+"""At the origin: the tables whose changes a cache follows."""
+
 LARGEST_MAX_AGE = 3600.0
 """Of a cached answer, in seconds (Hyperdrive, "Query caching")."""
 
