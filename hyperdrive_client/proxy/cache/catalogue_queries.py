@@ -245,40 +245,48 @@ QUERIES: Final[dict[str, bytes]] = {
 """Name of a query → its text. ``Catalogue.of`` takes the rows under the same names."""
 
 _NO_TEMPORARY_TABLES = (
-    " WHERE c.{} OPERATOR(pg_catalog.<>) ALL (ARRAY(SELECT t.oid FROM pg_catalog.pg_class t"
+    " AND c.{} OPERATOR(pg_catalog.<>) ALL (ARRAY(SELECT t.oid FROM pg_catalog.pg_class t"
     " WHERE t.relpersistence OPERATOR(pg_catalog.=) 't'))"
 )
 _NO_TEMPORARY_SCHEMAS = (
-    " WHERE c.{} OPERATOR(pg_catalog.<>) ALL (ARRAY(SELECT n.oid FROM pg_catalog.pg_namespace n"
+    " AND c.{} OPERATOR(pg_catalog.<>) ALL (ARRAY(SELECT n.oid FROM pg_catalog.pg_namespace n"
     " WHERE n.nspname OPERATOR(pg_catalog.~) '^pg_(toast_)?temp_'))"
 )
 # Catalogues whose rows decide what a statement reads, writes, or is allowed to. Temporary tables,
 # which come and go, are nothing to us.
 _COUNTED = {
-    "pg_class": _NO_TEMPORARY_SCHEMAS.format("relnamespace"),
-    "pg_type": _NO_TEMPORARY_SCHEMAS.format("typnamespace"),
-    "pg_namespace": _NO_TEMPORARY_SCHEMAS.format("oid"),
-    "pg_attribute": _NO_TEMPORARY_TABLES.format("attrelid"),
+    "pg_attribute": " AND c.attnum OPERATOR(pg_catalog.>) 0"
+    + _NO_TEMPORARY_TABLES.format("attrelid"),
     "pg_constraint": _NO_TEMPORARY_TABLES.format("conrelid"),
     "pg_trigger": _NO_TEMPORARY_TABLES.format("tgrelid"),
     "pg_attrdef": _NO_TEMPORARY_TABLES.format("adrelid"),
+    "pg_class": _NO_TEMPORARY_SCHEMAS.format("relnamespace"),
+    "pg_type": _NO_TEMPORARY_SCHEMAS.format("typnamespace"),
+    "pg_namespace": _NO_TEMPORARY_SCHEMAS.format("oid"),
 }
 _COUNTED_WHOLE = (
     "pg_proc pg_rewrite pg_inherits pg_policy pg_operator pg_cast pg_opclass pg_amop pg_amproc"
     " pg_aggregate pg_enum pg_extension pg_auth_members pg_db_role_setting pg_database"
     " pg_foreign_table pg_event_trigger pg_ts_config pg_ts_config_map pg_ts_dict pg_collation"
 )
+# The rows, each by the transaction that wrote it; ANALYZE and VACUUM write in place and leave that.
+# Of a transaction's number only its age is to be had cheaply: the difference to another's stays. A
+# row that came with PostgreSQL has none.
+_ROWS = (
+    "(SELECT pg_catalog.concat(pg_catalog.count(*), ' ', pg_catalog.sum(pg_catalog.hashint8("
+    "(SELECT pg_catalog.age('3'::pg_catalog.xid)::pg_catalog.int8)"
+    " OPERATOR(pg_catalog.-) pg_catalog.age(c.xmin))))"
+    " FROM pg_catalog.{} c WHERE pg_catalog.age(c.xmin) OPERATOR(pg_catalog.<) 2147483647{})"
+)
 
-# Every row by the transaction that wrote it: ANALYZE and VACUUM write in place and leave that.
 FINGERPRINT: Final[bytes] = (
-    "SELECT pg_catalog.md5(pg_catalog.concat_ws(' ', pg_catalog.pg_conf_load_time(),"
+    "SELECT pg_catalog.md5(pg_catalog.concat_ws(' ',"
+    " pg_catalog.date_part('epoch', pg_catalog.pg_conf_load_time()),"
     " (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', r.oid, r.rolname, r.rolsuper,"
     " r.rolinherit, r.rolbypassrls), ' ' ORDER BY r.rolname) FROM pg_catalog.pg_roles r), "
     + ", ".join(
-        "(SELECT pg_catalog.concat(pg_catalog.count(*), ' ',"
-        " pg_catalog.sum(pg_catalog.hashtext(c.xmin::pg_catalog.text)))"
-        f" FROM pg_catalog.{name} c{condition})"
-        for name, condition in (*_COUNTED.items(), *((each, "") for each in _COUNTED_WHOLE.split()))
+        [_ROWS.format(name, condition) for name, condition in _COUNTED.items()]
+        + [_ROWS.format(name, "") for name in _COUNTED_WHOLE.split()]
     )
     + "))"
 ).encode()

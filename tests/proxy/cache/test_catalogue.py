@@ -120,9 +120,6 @@ def test_the_fingerprint_stays_while_only_rows_sessions_and_temporary_tables_cha
 
 def test_the_fingerprint_is_the_same_for_all_who_ask(connection: Connection, database: str) -> None:
     with psycopg.connect(database, options="-c search_path=x -c timezone=Asia/Tokyo") as other:
-        assert fingerprint(other) != ""
-        other.execute("SET timezone = DEFAULT")
-    with psycopg.connect(database) as other:
         assert fingerprint(other) == fingerprint(connection)
 
 
