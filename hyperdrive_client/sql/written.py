@@ -294,5 +294,9 @@ def _uses_of_do(fields: dict[str, Any]) -> Uses:
     body = arguments["as"]["String"]["sval"]
     tag = "$hyperdrive$"
     if language != {"String": {"sval": "plpgsql"}} or tag in body:
-        return ANYTHING
-    return uses_of_plpgsql(f"CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS {tag}{body}{tag}")
+        return _DDL
+    found = uses_of_plpgsql(
+        f"CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS {tag}{body}{tag}"
+    )
+    # What DO is often for is DDL whose text is put together.
+    return _DDL if found.anything else found

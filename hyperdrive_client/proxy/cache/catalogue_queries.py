@@ -95,7 +95,7 @@ SELECT n.nspname::pg_catalog.text, p.proname::pg_catalog.text,
   (p.proargtypes::oid[] || p.prorettype && ARRAY(SELECT t.oid FROM pg_catalog.pg_type t
     WHERE t.oid < 16384 AND (t.typname ~ '^_?(reg|aclitem)' OR t.typname ~ '^_?timetz$')
     AND t.typname !~ '^_?reg(config|dictionary)'))::pg_catalog.text,
-  (p.pronargs = 0 OR f.typtype IN ('c', 'd', 'p'))::pg_catalog.text
+  (p.pronargs > 0 AND f.typtype IN ('c', 'd', 'p'))::pg_catalog.text
 FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
   LEFT JOIN pg_catalog.pg_type f ON f.oid = p.proargtypes[0]
 WHERE p.prokind <> 'p'

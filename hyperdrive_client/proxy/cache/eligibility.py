@@ -71,7 +71,8 @@ class Eligibility:
         for call in reads.calls:
             self._check_call(call, names)
         for column in reads.columns:
-            if any(each.of_rows for each in names.functions(Name("", column))):
+            found = names.functions(Name("", column))
+            if any(each.of_rows and each.fewest <= 1 <= each.most for each in found):
                 self._check_call(Call(Name("", column), 1), names)
         for member in reads.members:
             self._check_member(Name("", member), names)

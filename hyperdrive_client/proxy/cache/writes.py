@@ -93,7 +93,7 @@ class Writes:
         following.anywhere(names)
         following.uses(uses, names)
         tables = None if following.anything else frozenset(following.tables)
-        return Written(tables, False)
+        return Written(tables, following.changes_catalogue)
 
     def of_body(self, body: Body) -> Uses:
         """What the function's body uses."""
@@ -131,7 +131,7 @@ class _Following:
         self._writes = writes
         self._contents = contents
         self.tables: set[int] = set()
-        self.anything = False
+        self.anything = self.changes_catalogue = False
         self._done: set[tuple[object, ...]] = set()
         self._system = Names(contents, ((b"search_path", b"pg_catalog"),))
 
@@ -147,8 +147,8 @@ class _Following:
 
     def uses(self, uses: Uses, names: Names, session: Names | None = None) -> None:
         """``names`` are what is named there means; ``session``, where it runs in another's."""
-        if uses.anything:
-            self.anything = True
+        self.anything = self.anything or uses.anything
+        self.changes_catalogue = self.changes_catalogue or uses.changes_catalogue
         for call in uses.calls:
             self._call(call, names, session or names)
         for column in uses.columns:

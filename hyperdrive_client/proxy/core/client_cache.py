@@ -463,10 +463,11 @@ def note_text(client: ClientSession, origin: OriginSession, text: bytes, *, whol
         return
     origin.rolls_back = False
     if catalogue is None or not whole:
-        if not facts_of(text).command:
+        facts = facts_of(text)
+        if not facts.command:
             origin.writes(EVERYTHING, client.pool.now)
-            # Whether it was DDL can't be said either.
-            origin.changes_cached_catalogue = True
+            if facts.takes_locks:
+                origin.changes_cached_catalogue = True
         return
     written = catalogue.written(text, client.settings)
     if written.changes_catalogue:

@@ -696,6 +696,7 @@ class ClientSession:
                 if (
                     self.cache is not None
                     and self.cache.serves
+                    and index >= answered
                     and kind in _NEEDS_LINK
                     and not origin.batch_open
                     and not origin.skipping
@@ -703,7 +704,7 @@ class ClientSession:
                     if not expected and not self.looked_up:
                         answered = index + client_cache.answer(self, chunk, index, now)
                     self.looked_up = False
-                    if self.miss is not None and index >= answered:
+                    if self.miss is not None:
                         client_cache.open_fill(self, origin, now)
                 if index < answered:
                     replacement = b""
