@@ -42,6 +42,8 @@ class Cache:
         self.catalogue: Catalogue | None = None
         self.on_stale: Callable[[], None] = lambda: None
         """Called when the catalogue has to be read again."""
+        self.on_switch: Callable[[], None] = lambda: None
+        """Called when it was switched on or off: ``serves`` is another."""
         self.wants_catalogue = False
         """DDL through this proxy has made the catalogue stale; it is to be read again."""
         self.uncertain: dict[int, frozenset[int] | None] = {}
@@ -71,8 +73,11 @@ class Cache:
         """How answers are known to be right from now on; ``reason`` for people."""
         if mode != self.mode:
             self.clear()
+        served = self.serves
         self.mode, self.mode_reason = mode, reason
         self._decide_closed()
+        if self.serves is not served:
+            self.on_switch()
 
     def catalogue_loaded(self, catalogue: Catalogue) -> None:
         """The catalogue as it is now. What was kept under the last one is not served any more."""

@@ -211,7 +211,6 @@ def _not_served(client: ClientSession, status: str, reason: str) -> int:
 def _report(client: ClientSession, status: str, reason: str) -> None:
     client.core.counters.cache[status] += 1
     if client.wants_reports:
-        client.told_off = False
         reports.cache_status(client, status, reason)
 
 
@@ -293,7 +292,6 @@ def _serve(client: ClientSession, entry: Entry, prefix: bytes, now: float) -> No
         client.heard = entry
         client.heard_at = max(client.heard_at, entry.arrived)
     if client.wants_reports:
-        client.told_off = False
         age = b"hit: %.1f s old" % max(0.0, now - entry.sent)
         prefix = m.parameter_status(reports.CACHE, age) + prefix
     client.send(prefix + entry.answer + _READY[client.status])
@@ -431,32 +429,10 @@ def release(flight: Flight, now: float) -> None:
 # Writes.
 
 
-def note_query(
-    client: ClientSession, origin: OriginSession, buffer: bytes, position: int, stop: int
-) -> None:
-    """:func:`note_text` of a Query, of which the end may still be to come."""
-    if client.cache is not None and client.cache.serves:
-        text = buffer[position + 5 : stop - 1]
-        note_text(client, origin, text, whole=stop <= len(buffer))
-    else:
-        _note_off(client, origin)
-
-
-def _note_off(client: ClientSession, origin: OriginSession) -> None:
-    # It may be switched on before this is answered.
-    origin.written = EVERYTHING
-    if client.wants_reports and not client.told_off and client.cache is not None:
-        client.told_off = True
-        reports.cache_status(client, "disabled", client.cache.closed)
-
-
 def note_text(client: ClientSession, origin: OriginSession, text: bytes, *, whole: bool) -> None:
     """A statement is about to be sent: what it may write is outdated when it has."""
     cache = client.cache
     assert cache is not None
-    if not cache.serves:
-        _note_off(client, origin)
-        return
     catalogue = cache.catalogue
     if facts_of(text).command == ROLLBACK and whole and not origin.expected:
         origin.rolls_back = True

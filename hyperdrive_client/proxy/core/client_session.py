@@ -176,7 +176,7 @@ class ClientSession:
         """It has asked for its own end."""
         self.sequence_origin: OriginSession | None = None
         self.cache: Cache | None = None
-        """What its reads may be answered from."""
+        """What its reads may be answered from, while it is on."""
         self.looked_up = False
         """The message that is next was looked for in the cache already."""
         self.miss: client_cache.Miss | None = None
@@ -187,8 +187,6 @@ class ClientSession:
         """Another's request, whose answer it waits for."""
         self.has_joined = False
         """It has waited for another's answer to the request that is next."""
-        self.told_off = False
-        """It knows that nothing is cached at the moment."""
         self.reads_committed_only = False
         """In its transaction each statement has a snapshot of its own."""
         self.default_isolation_decides = False
@@ -239,7 +237,6 @@ class ClientSession:
         try:
             if (
                 self.cache is not None
-                and self.cache.serves
                 and self.state is _IDLE
                 and len(data) <= MAX_WORDING_BYTES
                 and self.framer.is_between
@@ -353,7 +350,7 @@ class ClientSession:
             self.core.counters.clients += 1
             self.wants_reports = asks_for_reports(parameters)
             self.pool = self.core.pool_of(startup.database)
-            self.cache = self.pool.cache
+            self.cache = self.pool.serving_cache
             self._held.append(startup.rest)
             profile = self.pool.profile(self.settings)
             if profile is not None:
@@ -695,7 +692,6 @@ class ClientSession:
                 replacement: bytes | None = None
                 if (
                     self.cache is not None
-                    and self.cache.serves
                     and index >= answered
                     and kind in _NEEDS_LINK
                     and not origin.batch_open
@@ -885,7 +881,8 @@ class ClientSession:
     ) -> bytes | None:
         in_batch = origin.batch_open
         if self.cache is not None and origin.fill is None:
-            client_cache.note_query(self, origin, buffer, position, stop)
+            whole = stop <= len(buffer)
+            client_cache.note_text(self, origin, buffer[position + 5 : stop - 1], whole=whole)
         change: Change | None = Unnamed(self, origin) if in_batch else None
         # PostgreSQL, "Simple Query": it ends the unnamed statement.
         self.unnamed = origin.unnamed = None
@@ -999,7 +996,7 @@ class ClientSession:
                 if answered:
                     index += answered - 1
                     continue
-                if self.cache is not None and self.cache.serves and not self.looked_up:
+                if self.cache is not None and not self.looked_up:
                     answered = client_cache.answer(self, chunk, index - 1, now)
                     if answered < 0:
                         return -1

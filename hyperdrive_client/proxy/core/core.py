@@ -11,10 +11,10 @@ from typing import Protocol
 from ...bindings.connection_string import Address
 from ...errors import OriginProtocolError
 from ...protocol.startup import CancelRequest
-from ..cache.cache import Cache
+from ..cache.cache import EVERYTHING, Cache
 from ..cache.store import Entry
 from ..settings import Settings
-from . import client_cache
+from . import client_cache, reports
 from .client_session import SHUTTING_DOWN, ClientSession, ClientState
 from .client_startup import ClientTls, Doorkeeper
 from .counters import Counters
@@ -63,6 +63,7 @@ class Core:
         """Of that database alone."""
         if not self.cache.is_off:
             self.pool.cache = self.cache
+            self.cache.on_switch = self._cache_was_switched
         self.pools = {settings.origin.database.encode(): self.pool}
         """By database; others than the configured one as long as they are in use."""
         self.doorkeeper = Doorkeeper(settings, secrets.token_bytes(32))
@@ -193,6 +194,21 @@ class Core:
         if client.flight is not None:
             client.flight.is_slow = True
             client_cache.release(client.flight, now)
+
+    def _cache_was_switched(self) -> None:
+        """Let all clients know, and see that what they have sent meanwhile is counted."""
+        now, cache = self.pool.now, self.pool.serving_cache
+        for origin in self.pool.origins:
+            origin.fill = None
+            if cache is not None and (origin.client is not None or origin.expected):
+                origin.writes(EVERYTHING, now)
+        for client in list(self.clients):
+            if client.pool is not self.pool or client.startup is not None:
+                continue
+            client.cache = cache
+            if cache is None:
+                reports.cache_status(client, "disabled", self.cache.closed)
+                client_cache.land(client, now)
 
     # Origins.
 

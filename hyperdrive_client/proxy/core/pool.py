@@ -96,6 +96,11 @@ class Pool:
         self.now = 0.0
         """When the event that is being handled came."""
 
+    @property
+    def serving_cache(self) -> Cache | None:
+        """The cache, if it is on."""
+        return self.cache if self.cache is not None and self.cache.serves else None
+
     # Origin sessions.
 
     def move(self, origin: OriginSession, state: OriginState) -> None:

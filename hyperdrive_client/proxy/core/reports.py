@@ -69,10 +69,9 @@ def cache_status(client: ClientSession, status: str, reason: str) -> None:
 
 def cache_is_off(client: ClientSession) -> bytes:
     """What who has just come in is told, if nothing is cached for it."""
-    cache = client.cache
-    if cache is not None and cache.serves:
+    if client.cache is not None:
         return b""
-    client.told_off = True
+    cache = client.pool.cache
     if client.pool is not client.core.pool:
         reason = "not the configured database"
     else:
