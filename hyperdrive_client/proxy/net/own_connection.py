@@ -168,8 +168,8 @@ class OwnConnection(asyncio.Protocol):
             async with asyncio.timeout(timeout):
                 return await self._answer
         except TimeoutError as error:
-            text = f"the origin has not answered within {timeout:g} s"
-            self._end(OwnConnectionError(text, QUERY_CANCELED))
+            reason = f"the origin has not answered within {timeout:g} s"
+            self._end(OwnConnectionError(reason, QUERY_CANCELED))
             await self._cancel()
             self._check()
             raise AssertionError("it has ended") from error

@@ -133,6 +133,14 @@ class Publication(NamedTuple):
         ]
 
 
+class Mark(NamedTuple):
+    """An LSN up to which there was WAL when the side connection looked, first and last."""
+
+    lsn: int
+    first: float
+    last: float
+
+
 async def check_requirements(side: OwnConnection, origin: Origin) -> tuple[int, int]:
     """Raise ``WalRefusedError`` for what an origin must have but for the publication.
 
@@ -203,8 +211,8 @@ class WalReader:
         """What of that the origin was told, and when."""
         self._written = 0
         """The LSN up to which there was WAL when the side connection looked last."""
-        self._marks: deque[tuple[int, float]] = deque()
-        """How far the WAL was written, and since when at least; ahead of ``_passed``."""
+        self._marks: deque[Mark] = deque()
+        """Ahead of ``_passed``, in their order."""
 
     async def follow(self, started: Callable[[], None]) -> NoReturn:
         """``started()`` is called when the stream stands.
@@ -299,8 +307,8 @@ class WalReader:
         """All that was committed up to there was decoded."""
         self._passed = max(self._passed, lsn)
         marks = self._marks
-        while marks and marks[0][0] <= self._passed:
-            self._guard.reached(marks.popleft()[1])
+        while marks and marks[0].lsn <= self._passed:
+            self._guard.reached(marks.popleft().last)
 
     def _confirm(self) -> None:
         """Let the origin forget, and say how far it is.
@@ -348,10 +356,10 @@ class WalReader:
         self._written = written
         if written <= self._passed:
             self._guard.reached(asked)
-        elif self._marks and self._marks[-1][0] == written:
-            self._marks[-1] = written, asked
+        elif self._marks and self._marks[-1].lsn == written:
+            self._marks[-1] = self._marks[-1]._replace(last=asked)
         else:
-            self._marks.append((written, asked))
+            self._marks.append(Mark(written, asked, asked))
 
     async def _help_along(self, flushed: int, asked: float) -> None:
         """See that the stream can come to the first mark at all.
@@ -361,7 +369,7 @@ class WalReader:
         """
         if not self._marks:
             return
-        lsn, since = self._marks[0]
+        lsn, since, _ = self._marks[0]
         if asked - since >= STALL_SECONDS:
             raise OwnConnectionError(f"the WAL has not come for {STALL_SECONDS:g} s")
         if asked - since >= NUDGE_SECONDS and flushed < lsn:
