@@ -105,11 +105,12 @@ _START = f"""START_REPLICATION SLOT "%s" LOGICAL 0/0
 
 
 class WalRefusedError(Exception):
-    """Why the WAL can't be followed; ``lasting`` if somebody has to change something."""
+    """Why the WAL can't be followed; ``is_lasting`` if somebody has to change
+    something."""
 
     def __init__(self, reason: str, *, lasting: bool) -> None:
         super().__init__(reason)
-        self.lasting = lasting
+        self.is_lasting = lasting
 
 
 class Publication(NamedTuple):
@@ -224,8 +225,8 @@ class WalReader:
         published = await read_publication(self._side)
         server = await self._side.query(_IDENTITY, QUERY_SECONDS)
         connects = self._connects()
-        async with self._connect(_STREAM_PARAMETERS) as stream:
-            self._stream = stream
+        async with contextlib.AsyncExitStack() as ended:
+            self._stream = stream = await self._open_stream(ended)
             if await stream.query(_IDENTITY, QUERY_SECONDS) != server:
                 raise WalRefusedError(
                     "the origin's address leads to several servers", lasting=False
@@ -259,6 +260,14 @@ class WalReader:
             parameters=parameters,
             address=self._side.address,
         )
+
+    async def _open_stream(self, ended: contextlib.AsyncExitStack) -> OwnConnection:
+        try:
+            return await ended.enter_async_context(self._connect(_STREAM_PARAMETERS))
+        except OwnConnectionError as error:
+            raise WalRefusedError(
+                f"no replication connection: {error}", lasting=error.is_lasting
+            ) from error
 
     async def _create_slot(self, slot: str) -> None:
         command = f'CREATE_REPLICATION_SLOT "{slot}" TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT'
