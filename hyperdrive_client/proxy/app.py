@@ -144,8 +144,9 @@ class _Worker:
             self.network.perform()
             if keeper is not None:
                 keeper.cancel()
-                await asyncio.wait((keeper,))
             await self.network.close()
+            if keeper is not None:
+                await asyncio.wait((keeper,))
 
     def drain(self) -> None:
         """Still listens: who wants to end a query that keeps this from ending comes that way."""

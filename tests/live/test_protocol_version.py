@@ -15,6 +15,7 @@ import pytest
 
 from hyperdrive_client.bindings.connection_string import Address, parse_connection_string
 from hyperdrive_client.protocol import messages as m
+from hyperdrive_client.proxy.settings import Caching
 
 if TYPE_CHECKING:
     from .conftest import StartProxy
@@ -80,7 +81,7 @@ def test_no_client_notices_a_middlebox_that_knows_3_0_only(
 ) -> None:
     origin = parse_connection_string(database)
     origin = replace(origin, addresses=(middlebox.address,), sslmode="disable")
-    proxy = start_proxy(origin)
+    proxy = start_proxy(origin, caching=Caching(mode="off"))
     with ExitStack() as clients:
         for number in range(4):
             client = clients.enter_context(proxy.connect())

@@ -19,6 +19,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
 from hyperdrive_client.bindings.connection_string import Address, Origin, parse_connection_string
+from hyperdrive_client.proxy.settings import Caching
 
 if TYPE_CHECKING:
     from .conftest import LiveProxy, StartProxy
@@ -95,7 +96,10 @@ class Counted:
 
     def __init__(self, start_proxy: StartProxy, relay: Relay) -> None:
         self._relay = relay
-        self.proxy: LiveProxy = start_proxy(origin=relay.origin, origin_connection_limit=1)
+        # The cache's keeper asks on its own.
+        self.proxy: LiveProxy = start_proxy(
+            origin=relay.origin, origin_connection_limit=1, caching=Caching(mode="off")
+        )
 
     def count(self, transaction: Callable[[], object]) -> tuple[int, int]:
         """Round trips that the client waits for, and all, with those that follow unseen."""

@@ -164,7 +164,8 @@ class OriginStartup:
         encrypted: bool,
         parameters: Mapping[bytes, bytes] | None = None,
     ) -> None:
-        """``parameters`` go into the StartupMessage over those that a client's would have."""
+        """``parameters`` go into the StartupMessage over those that a client's would have; who
+        gives any is content with protocol 3.0."""
         self._settings = settings
         self._parameters = parameters or {}
         self._credentials = credentials
@@ -173,7 +174,7 @@ class OriginStartup:
         self._scram: ScramClient | None = None
         self.certificate: bytes | None = None
         """The origin's, in DER, if the connection has TLS."""
-        self._minor = credentials.versions.to_ask_for(address)
+        self._minor = 0 if parameters else credentials.versions.to_ask_for(address)
         """What we have asked for and was not answered yet."""
         self._passed_over = address in credentials.not_preferred
         self._proved = True

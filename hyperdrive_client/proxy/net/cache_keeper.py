@@ -34,9 +34,6 @@ LAST_PAUSE = 10.0
 # Until somebody may have set up the origin for `auto`, for which no connection is kept.
 LOOK_AGAIN_SECONDS = 60.0
 
-# Errors that pass by themselves seldom: of access, of configuration, and what is used up.
-_LASTING = ("28", "42", "53", "55")
-
 # What the role, the database or the connection string may have set otherwise for sessions. It is
 # set here and not at start-up, so that what sessions begin with can still be read.
 _SETTINGS = b"""
@@ -88,8 +85,10 @@ class CacheKeeper:
             lasting = False
             try:
                 await self._keep()
-            except (WalRefusedError, OwnConnectionError, OriginProtocolError) as error:
-                reason, lasting = str(error), _is_lasting(error)
+            except (WalRefusedError, OwnConnectionError) as error:
+                reason, lasting = str(error), error.is_lasting
+            except OriginProtocolError as error:
+                reason = f"the origin broke the protocol: {error}"
             except Exception as error:
                 logger.exception("the cache's keeper has failed")
                 reason = f"internal error: {type(error).__name__}"
@@ -142,25 +141,26 @@ class CacheKeeper:
                 ((now,),) = await side.query(FINGERPRINT, POLL_SECONDS)
                 if now == fingerprint:
                     continue
-                self._cache.catalogue_lost("the catalogue has changed and is being read")
+                self._cache.changes_catalogue()
             fingerprint = await self._load(side)
 
     async def _load(self, side: OwnConnection) -> bytes | None:
         """Read the catalogue; its fingerprint.
 
         What changes while it is read shows in the next fingerprint, since this one is older than
-        the rows; DDL of our own begins it again.
+        the rows; after DDL of our own it is read again at once. Meanwhile an old catalogue says
+        better than none which statements are DDL.
         """
         while True:
             self._stale.clear()
             ((fingerprint,),), *answers = await side.results(_LOAD, LOAD_SECONDS)
             if len(answers) != len(QUERIES):
                 raise OriginProtocolError("the catalogue's queries have not all been answered")
+            named = dict(zip(QUERIES, answers, strict=True))
+            self._cache.catalogue_loaded(Catalogue.of(named, self._cache.settings))
             if not self._stale.is_set():
-                break
-        named = dict(zip(QUERIES, answers, strict=True))
-        self._cache.catalogue_loaded(Catalogue.of(named, self._cache.settings))
-        return fingerprint
+                return fingerprint
+            self._cache.changes_catalogue()
 
     async def _keep_uncertain(self, side: OwnConnection, begun: asyncio.Event) -> NoReturn:
         """Watch for the end of backends that may still commit."""
@@ -206,10 +206,3 @@ class CacheKeeper:
             logger.info("the cache is off: %s (`hyperdrive doctor` says what it takes)", reason)
         else:
             logger.warning("nothing is served from the cache: %s", reason)
-
-
-def _is_lasting(error: Exception) -> bool:
-    """Whether somebody has to do something."""
-    if isinstance(error, WalRefusedError):
-        return error.lasting
-    return isinstance(error, OwnConnectionError) and error.sqlstate[:2] in _LASTING

@@ -25,6 +25,8 @@ Row = tuple[bytes | None, ...]
 APPLICATION_NAME = b"Cloudflare Hyperdrive cache"
 
 QUERY_CANCELED = "57014"
+# Errors that pass by themselves seldom: of access and configuration, and of what is used up.
+_LASTING = ("28", "3D", "42", "53", "55")
 
 CLOSE_SECONDS = 0.5
 CANCEL_SECONDS = 1.0
@@ -39,6 +41,8 @@ class OwnConnectionError(Exception):
     def __init__(self, text: str, sqlstate: str = "") -> None:
         super().__init__(text)
         self.sqlstate = sqlstate
+        self.is_lasting = sqlstate.startswith(_LASTING)
+        """Somebody has to change something."""
 
 
 def _refused(failure: ConnectFailure) -> OwnConnectionError:

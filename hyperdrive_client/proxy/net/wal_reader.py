@@ -105,11 +105,12 @@ _START = f"""START_REPLICATION SLOT "%s" LOGICAL 0/0
 
 
 class WalRefusedError(Exception):
-    """Why the WAL can't be followed; ``lasting`` if somebody has to change something."""
+    """Why the WAL can't be followed; ``is_lasting`` if somebody has to change
+    something."""
 
     def __init__(self, reason: str, *, lasting: bool) -> None:
         super().__init__(reason)
-        self.lasting = lasting
+        self.is_lasting = lasting
 
 
 class Publication(NamedTuple):
@@ -131,6 +132,14 @@ class Publication(NamedTuple):
             for _, name, objection in self.tables
             if objection is not None
         ]
+
+
+class Mark(NamedTuple):
+    """An LSN up to which there was WAL when the side connection looked, first and last."""
+
+    lsn: int
+    first: float
+    last: float
 
 
 async def check_requirements(side: OwnConnection, origin: Origin) -> tuple[int, int]:
@@ -203,8 +212,8 @@ class WalReader:
         """What of that the origin was told, and when."""
         self._written = 0
         """The LSN up to which there was WAL when the side connection looked last."""
-        self._marks: deque[tuple[int, float]] = deque()
-        """How far the WAL was written, and since when at least; ahead of ``_passed``."""
+        self._marks: deque[Mark] = deque()
+        """Ahead of ``_passed``, in their order."""
 
     async def follow(self, started: Callable[[], None]) -> NoReturn:
         """``started()`` is called when the stream stands.
@@ -216,8 +225,8 @@ class WalReader:
         published = await read_publication(self._side)
         server = await self._side.query(_IDENTITY, QUERY_SECONDS)
         connects = self._connects()
-        async with self._connect(_STREAM_PARAMETERS) as stream:
-            self._stream = stream
+        async with contextlib.AsyncExitStack() as ended:
+            self._stream = stream = await self._open_stream(ended)
             if await stream.query(_IDENTITY, QUERY_SECONDS) != server:
                 raise WalRefusedError(
                     "the origin's address leads to several servers", lasting=False
@@ -251,6 +260,14 @@ class WalReader:
             parameters=parameters,
             address=self._side.address,
         )
+
+    async def _open_stream(self, ended: contextlib.AsyncExitStack) -> OwnConnection:
+        try:
+            return await ended.enter_async_context(self._connect(_STREAM_PARAMETERS))
+        except OwnConnectionError as error:
+            raise WalRefusedError(
+                f"no replication connection: {error}", lasting=error.is_lasting
+            ) from error
 
     async def _create_slot(self, slot: str) -> None:
         command = f'CREATE_REPLICATION_SLOT "{slot}" TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT'
@@ -299,8 +316,8 @@ class WalReader:
         """All that was committed up to there was decoded."""
         self._passed = max(self._passed, lsn)
         marks = self._marks
-        while marks and marks[0][0] <= self._passed:
-            self._guard.reached(marks.popleft()[1])
+        while marks and marks[0].lsn <= self._passed:
+            self._guard.reached(marks.popleft().last)
 
     def _confirm(self) -> None:
         """Let the origin forget, and say how far it is.
@@ -348,10 +365,10 @@ class WalReader:
         self._written = written
         if written <= self._passed:
             self._guard.reached(asked)
-        elif self._marks and self._marks[-1][0] == written:
-            self._marks[-1] = written, asked
+        elif self._marks and self._marks[-1].lsn == written:
+            self._marks[-1] = self._marks[-1]._replace(last=asked)
         else:
-            self._marks.append((written, asked))
+            self._marks.append(Mark(written, asked, asked))
 
     async def _help_along(self, flushed: int, asked: float) -> None:
         """See that the stream can come to the first mark at all.
@@ -361,7 +378,7 @@ class WalReader:
         """
         if not self._marks:
             return
-        lsn, since = self._marks[0]
+        lsn, since, _ = self._marks[0]
         if asked - since >= STALL_SECONDS:
             raise OwnConnectionError(f"the WAL has not come for {STALL_SECONDS:g} s")
         if asked - since >= NUDGE_SECONDS and flushed < lsn:
