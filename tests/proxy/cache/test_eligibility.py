@@ -18,6 +18,9 @@ import pytest
 from hyperdrive_client.origin import Binaries, EmbeddedPostgres
 from hyperdrive_client.protocol import messages as m
 from hyperdrive_client.proxy.cache.catalogue import Catalogue
+from hyperdrive_client.sql.parse_tree import why_unavailable
+
+pytestmark = pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable() or "parses")
 
 SCHEMA = """
 CREATE EXTENSION citext; CREATE EXTENSION hstore; CREATE EXTENSION pg_trgm; CREATE EXTENSION isn;
