@@ -150,7 +150,11 @@ class Catalogue:
 def _why_unguarded(relation: Relation) -> str:
     if relation.kind == "m":
         return "a materialized view"
-    return "an unlogged table" if relation.kind in "rp" and relation.persistence == "u" else ""
+    if relation.kind not in "rp":
+        return ""
+    if relation.odd_storage:
+        return "a table with an access method of its own"
+    return "an unlogged table" if relation.persistence == "u" else ""
 
 
 _OVERSIZED = Verdict("oversizedquery", f"the text has more than {MAX_TEXT_BYTES} bytes", ())

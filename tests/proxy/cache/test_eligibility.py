@@ -518,6 +518,7 @@ TABLE = [
     refused("SELECT makeaclitem(10, 10, 'SELECT', false)", "makeaclitem()"),
     refused("SELECT timetz_hash('10:00')", "timetz_hash()"),
     refused("SELECT 'accounts'::regclass", "regclass"),
+    refused("SELECT 'postgres=r/postgres'::aclitem", "aclitem"),
     refused("SELECT owner::regtype FROM accounts", "regtype"),
     volatile("SELECT regclass(owner) FROM accounts", "regclass() is STABLE"),
     refused("SELECT id::positive FROM accounts", "positive"),
