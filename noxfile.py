@@ -48,6 +48,15 @@ def tests(session: nox.Session) -> None:
         session.run("coverage", "report", f"--include={COVERED}", "--fail-under=95")
 
 
+@nox.session(name="without-parser")
+def without_parser(session: nox.Session) -> None:
+    """PostgreSQL's parser uninstalled: clients are pooled as ever, and nothing is cached."""
+    session.install("-e", ".[dev]")
+    session.run("python", "-m", "pip", "uninstall", "--yes", "postgast")
+    where = session.posargs or ("tests/sql", "tests/proxy/cache", "tests/live/test_pooling.py")
+    session.run("pytest", *where)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     session.install("ruff>=0.8")

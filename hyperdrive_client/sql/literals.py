@@ -30,7 +30,8 @@ def form_of(text: bytes) -> bytes:
     """``text`` without its literals, but for what tells numbers from others, or as it is where that
     is not safe.
 
-    Texts of one form make use of the same (``reads_of``). Comments make a text its own form.
+    Texts of one form make use of the same (``reads_of``). Comments
+    make a text its own form.
     """
     if _UNCLEAR.search(text):
         return text

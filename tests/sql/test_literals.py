@@ -7,8 +7,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hyperdrive_client.sql.literals import form_of
-from hyperdrive_client.sql.parse_tree import NotParsedError, statements_of
+from hyperdrive_client.sql.parse_tree import NotParsedError, statements_of, why_unavailable
 from hyperdrive_client.sql.reads import Refused, reads_of
+
+pytestmark = pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable() or "parses")
 
 
 def uses(text: str) -> object:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperdrive_client.sql.parse_tree import Node, statements_of
+from hyperdrive_client.sql.parse_tree import Node, statements_of, why_unavailable
 from hyperdrive_client.sql.reads import (
     Call,
     Cast,
@@ -19,6 +19,8 @@ from hyperdrive_client.sql.reads import (
     has_clock_word,
     reads_of,
 )
+
+pytestmark = pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable() or "parses")
 
 
 def reads(text: str) -> Reads:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from ...sql.folded import folded
 from ...sql.literals import form_of
 from ...sql.parse_tree import NotParsedError
 from ...sql.reads import Name, Refused
@@ -74,12 +75,13 @@ class Catalogue:
     def verdict(self, text: bytes, settings: Settings) -> Verdict:
         """Whether the answer to ``text`` may be kept.
 
-        ``settings``: what the session has that is not the default, names in lower case. A text
-        with comments is remembered as one of its own.
+        ``settings``: what the session has that is not the default, names in lower case.
         """
         if len(text) > MAX_TEXT_BYTES:
             return _OVERSIZED
         session = self._sessions.get(settings) or self._session(settings)
+        if b"--" in text or b"/*" in text:
+            text = folded(text)
         form = form_of(text)
         return session.verdicts.get(form) or self._judge(text, form, session)
 
@@ -148,7 +150,11 @@ class Catalogue:
 def _why_unguarded(relation: Relation) -> str:
     if relation.kind == "m":
         return "a materialized view"
-    return "an unlogged table" if relation.kind in "rp" and relation.persistence == "u" else ""
+    if relation.kind not in "rp":
+        return ""
+    if relation.odd_storage:
+        return "a table with an access method of its own"
+    return "an unlogged table" if relation.persistence == "u" else ""
 
 
 _OVERSIZED = Verdict("oversizedquery", f"the text has more than {MAX_TEXT_BYTES} bytes", ())

@@ -23,6 +23,8 @@ class Relation(NamedTuple):
     kind: str
     persistence: str
     row_security: bool
+    odd_storage: bool
+    """Not PostgreSQL's own heap."""
     types: tuple[int, ...]
     """OIDs of the types of its columns."""
 
@@ -183,9 +185,17 @@ def _texts(row: Iterable[bytes | None]) -> list[str]:
 
 
 def _relation(row: list[str]) -> Relation:
-    oid, schema, name, kind, persistence, row_security, types = row
-    ids = tuple(int(each) for each in types.split())
-    return Relation(int(oid), schema, name, kind, persistence, row_security == "true", ids)
+    oid, schema, name, kind, persistence, row_security, odd_storage, types = row
+    return Relation(
+        int(oid),
+        schema,
+        name,
+        kind,
+        persistence,
+        row_security == "true",
+        odd_storage == "true",
+        tuple(int(each) for each in types.split()),
+    )
 
 
 def _function(row: list[str]) -> Function:

@@ -46,11 +46,12 @@ SELECT n.nspname::pg_catalog.text,
 FROM pg_catalog.pg_namespace n
 """
 
-# OID, schema, name, kind, persistence, row security, and the types of the columns.
+# OID, schema, name, kind, persistence, row security, whether it is stored in another way than
+# PostgreSQL's own, and the types of the columns.
 _RELATIONS = """
 SELECT c.oid::pg_catalog.text, n.nspname::pg_catalog.text, c.relname::pg_catalog.text,
   c.relkind::pg_catalog.text, c.relpersistence::pg_catalog.text,
-  c.relrowsecurity::pg_catalog.text,
+  c.relrowsecurity::pg_catalog.text, (c.relam NOT IN (0, 2))::pg_catalog.text,
   (SELECT pg_catalog.string_agg(DISTINCT a.atttypid::pg_catalog.text, ' ')
    FROM pg_catalog.pg_attribute a
    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)

@@ -6,6 +6,7 @@ settings is not kept.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 from ...sql.parse_tree import NotParsedError, statements_of
@@ -25,6 +26,8 @@ _PLAIN_TYPES = frozenset(_PLAIN_TYPE_NAMES.split())
 _DATE_TYPES = frozenset(("date", "time", "timestamp", "timestamptz"))
 # The zone of a time without one is that of today.
 _CLOCK_TYPES = frozenset(("timetz",))
+# Their text depends on names in the catalogue.
+_CATALOGUE_TYPE = re.compile("reg|aclitem")
 _HARMLESS_PG_FUNCTIONS = frozenset(("pg_size_pretty", "pg_size_bytes"))
 _UNUSABLE_KINDS = {"f": "a foreign table", "S": "a sequence"}
 _JSON = (114, 3802)
@@ -42,7 +45,7 @@ class Eligibility:
         self._views: dict[int, frozenset[int]] = {}
         self._refused: dict[int, Refused] = {}
         self._in_views = Names(contents, ((b"search_path", b"pg_catalog"),))
-        self._refusal = self._refusal_by_casts()
+        self._refusal = self._refusal_by_casts() or self._refusal_by_comparisons()
         self._numbers_become_text = any(
             cast.makes_text_of_numbers and cast.context == "i" for cast in contents.casts
         )
@@ -152,7 +155,7 @@ class Eligibility:
             return self._trouble_with_column(kind.element or kind.base)
         if kind.own and kind.name in _CLOCK_TYPES:
             return "type time with time zone, whose input depends on the date"
-        if kind.own and (kind.name.startswith("reg") or kind.name == "aclitem"):
+        if kind.own and _CATALOGUE_TYPE.match(kind.name):
             return f"type {kind.name}, whose text depends on the catalogue"
         if oid in self._contents.oddly_compared:
             return f"type {kind.name}, which a user's functions compare"
@@ -226,7 +229,7 @@ class Eligibility:
             raise Refused("volatile", "a time with time zone has the zone of today")
         if self._is_plain(element):
             return
-        if element.own and element.kind in "brm" and not element.name.startswith("reg"):
+        if element.own and element.kind in "brm" and not _CATALOGUE_TYPE.match(element.name):
             if cast.constant or self._is_date(cast, element, tables):
                 return
             reason = f"a cast to {kind.name} of what may be text, which may say 'now'"
@@ -236,7 +239,8 @@ class Eligibility:
     def _is_plain(self, kind: Type) -> bool:
         if kind.own:
             return kind.name in _PLAIN_TYPES
-        return kind.kind == "e" or (kind.kind == "b" and kind.fine)
+        fine = kind.fine and kind.oid not in self._contents.oddly_compared
+        return kind.kind == "e" or (kind.kind == "b" and fine)
 
     def _is_date(self, cast: Cast, target: Type, tables: list[Relation]) -> bool:
         """Whether what is cast is a column, and a date in each of the tables that have it."""
@@ -256,6 +260,12 @@ class Eligibility:
                 to = f" to {target.name}" if target else ""
                 return f"a user has made an implicit cast{to}, and its function may do anything"
         return ""
+
+    def _refusal_by_comparisons(self) -> str:
+        """Why nothing is kept: a user's function compares values that any expression may have."""
+        types = map(self._contents.types_by_oid.get, self._contents.oddly_compared)
+        found = next((each.name for each in types if each and each.own), "")
+        return found and f"a user's functions compare values of type {found}"
 
     def _is_hidden(self, cast: UserCast) -> bool:
         # Those to JSON are called for values within rows and arrays.
