@@ -14,7 +14,7 @@ from hyperdrive_client.protocol import messages as m
 from . import wire
 from .judge import Outcome, Reading, Transaction, Write
 from .registers import TENANTS, ZONES, Change, Place, Question, change, contents, noise, question
-from .wire import Address, Answer, Client, Lost
+from .wire import Address, Answer, Client, Lost, Unasked
 
 if TYPE_CHECKING:
     from .run import Run
@@ -52,6 +52,9 @@ class Actor:
             try:
                 await self._operation()()
             except (Lost, Failed):
+                await self._start_again()
+            except Unasked as error:
+                self._run.add(f"an answer that nobody asked for: {error}", self.name)
                 await self._start_again()
             if self._proxy is None:
                 await asyncio.sleep(self._random.uniform(0, 2 * self._run.pause))
@@ -145,6 +148,8 @@ class Actor:
             return
         run.reads += self._proxy is not None
         run.statuses[answer.cache] += self._proxy is not None
+        if answer.reason and answer.cache != "hit":
+            run.reasons[f"{answer.cache}: {answer.reason}"[:100]] += 1
         run.by_table[asked.table, answer.cache] += self._proxy is not None
         seen, sums, wrong = contents(asked, answer, place)
         due = dict.fromkeys(after.registers, after.version) if after is not None else {}
@@ -267,10 +272,10 @@ class Actor:
                 if made is not None and write is not None:
                     await self._run_statements(made, write, transaction)
                 await self._some_reads(transaction, place, reads)
-            except (Failed, Lost) as error:
+            except (Failed, Lost, Unasked) as error:
                 if write is not None:
                     self._end(write, time.monotonic(), self._judge.failed(write), "in it")
-                if isinstance(error, Lost):
+                if not isinstance(error, Failed):
                     raise
                 await self._do("ROLLBACK")
                 return

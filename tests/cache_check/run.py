@@ -55,6 +55,7 @@ class Run:
         self.enough = enough
         self.reads = self.lost = 0
         self.statuses: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
         self.by_table: Counter[tuple[str, str]] = Counter()
         self.outcomes: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
@@ -176,6 +177,7 @@ class Run:
         lines = [
             f"statuses: {_counts(self.statuses)}",
             f"hits: {', '.join(ratios)}",
+            f"reasons: {_counts(self.reasons)}",
             f"faults: {_counts(self.faults)}",
             f"errors that clients got: {_counts(self.errors)}",
         ]

@@ -34,19 +34,33 @@ class Lost(ConnectionError):
     """The connection has ended, or does not answer."""
 
 
+class Unasked(Exception):
+    """More answers than questions."""
+
+
 class Answer:
     """What came up to one ReadyForQuery.
 
-    ``at``: when it came, in seconds; ``cache``: the proxy's word, "" if it gave none.
+    ``at``: when it came, in seconds; ``cache`` and ``reason``: the proxy's words, "" if it gave none.
     """
 
-    __slots__ = ("at", "cache", "columns", "error", "rows", "sqlstate", "status", "tag")
+    __slots__ = (
+        "at",
+        "cache",
+        "columns",
+        "error",
+        "reason",
+        "rows",
+        "sqlstate",
+        "status",
+        "tag",
+    )
 
     def __init__(self) -> None:
         self.columns: list[tuple[str, int, int]] = []
         """Names, types' OIDs and formats."""
         self.rows: list[Row] = []
-        self.tag = self.sqlstate = self.error = self.cache = ""
+        self.tag = self.sqlstate = self.error = self.cache = self.reason = ""
         self.status = 0
         self.at = 0.0
 
@@ -90,9 +104,11 @@ class Client(asyncio.Protocol):
         self._wake()
 
     async def ask(self, data: bytes, count: int = 1) -> list[Answer]:
-        """Send, and wait for ``count`` ReadyForQuery. Raises :class:`Lost`."""
+        """Send, and wait for ``count`` ReadyForQuery. Raises :class:`Lost`, :class:`Unasked`."""
         if self.is_lost or self._transport is None:
             raise Lost("closed")
+        if len(self._answers) > self._wanted:
+            raise Unasked(f"{len(self._answers)} answers to {self._wanted} questions")
         self._answers, self._wanted = [], count
         self._waiter = asyncio.get_running_loop().create_future()
         overdue = asyncio.get_running_loop().call_later(HANGS_AFTER, self.close)
@@ -103,7 +119,7 @@ class Client(asyncio.Protocol):
             overdue.cancel()
         if len(self._answers) < count:
             raise Lost(f"{self._answer.sqlstate} {self._answer.error}".strip() or "closed")
-        return self._answers
+        return self._answers[:count]
 
     async def query(self, text: str) -> Answer:
         return (await self.ask(m.query(text.encode())))[0]
@@ -147,7 +163,7 @@ class Client(asyncio.Protocol):
             name, value, _ = body.decode().split("\x00")
             self.reported[name] = value
             if name == REPORT:
-                answer.cache = value.partition(" ")[0].partition(":")[0].partition(",")[0]
+                answer.cache, _, answer.reason = value.partition(": ")
         elif kind == m.ERROR_RESPONSE:
             fields = m.error_fields(body)
             answer.sqlstate, answer.error = fields.get("C", "?"), fields.get("M", "")
