@@ -41,7 +41,7 @@ class Unasked(Exception):
 class Answer:
     """What came up to one ReadyForQuery.
 
-    ``at``: when it came, in seconds; ``cache`` and ``reason``: the proxy's words, "" if it gave none.
+    ``at``: when it came, in seconds; ``cache``, ``reason``: the proxy's words, if it gave any.
     """
 
     __slots__ = (
