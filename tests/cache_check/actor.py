@@ -76,11 +76,11 @@ class Actor:
             return self._write
         if luck < run.writes + 0.04:
             return self._transaction
-        if luck < run.writes + 0.05:
+        if luck < run.writes + 0.042 or self._place != Place() and luck < run.writes + 0.08:
             return self._move
-        if luck < run.writes + 0.0503:
+        if luck > 0.9999:
             return self._noise
-        return self._read_twice if luck > 0.95 else self._read_once
+        return self._read_twice if luck > 0.97 else self._read_once
 
     async def _start_again(self) -> None:
         self.close()
@@ -119,7 +119,7 @@ class Actor:
     def _spell(self, asked: Question) -> bytes:
         """A question as messages of one of the protocols."""
         style = self._random.randrange(4)
-        binary = asked.table != "zoned" and self._random.random() < 0.4
+        binary = asked.table != "zoned" and self._random.random() < 0.2
         if style < 2:
             return m.query(asked.literal.encode())
         if style == 2 or asked.table in NOT_IN_SNAPSHOTS:
@@ -240,7 +240,7 @@ class Actor:
 
     async def _transaction(self) -> None:
         place, move = self._place, ""
-        if self._random.random() < 0.3:
+        if self._random.random() < 0.1:
             place, move = self._moved_within()
         made = change(self._random, place) if self._random.random() < 0.25 else None
         await self._in_transaction(made, place, move, reads=self._random.randint(1, 4))
@@ -372,14 +372,15 @@ class Actor:
     # What decides what a text means.
 
     async def _move(self) -> None:
-        """Become another tenant's session, or live in another time zone."""
+        """Become another tenant's session, or live in another time zone; then come home again."""
         place = self._place
         luck = self._random.random()
-        if luck < 0.3:
-            place.zone = self._random.choice(list(ZONES))
+        home = place != Place()
+        if luck < 0.3 or place.zone != "UTC":
+            place.zone = "UTC" if home else self._random.choice(list(ZONES))
             await self._do(f"SET TimeZone = '{place.zone}'")
             return
-        tenant = self._random.choice(("", *TENANTS))
+        tenant = "" if home else self._random.choice(TENANTS)
         await self._do("RESET ROLE")
         await self._do("RESET search_path")
         if tenant and luck < 0.65:

@@ -21,6 +21,8 @@ from .wire import Client, Lost
 ENOUGH = 50
 """Findings after which a run ends early."""
 EXAMPLES = 10
+DDL_BOUND = 1.5
+"""The catalogue is looked at once a second, and is then read."""
 PREPARED_SECONDS = 5.0
 
 
@@ -38,11 +40,11 @@ class Run:
         reads: int,
         *,
         clients: int = 12,
-        writes: float = 0.01,
-        pause: float = 0.08,
+        writes: float = 0.006,
+        pause: float = 0.12,
         faults: int = 0,
         enough: int = ENOUGH,
-        ddl_bound: float = 0.0,
+        ddl_bound: float = DDL_BOUND,
     ) -> None:
         self.stage = stage
         self.seed = seed
