@@ -76,7 +76,7 @@ class Actor:
             return self._write
         if luck < run.writes + 0.04:
             return self._transaction
-        if luck < run.writes + 0.042 or self._place != Place() and luck < run.writes + 0.08:
+        if luck < run.writes + 0.042 or (self._place != Place() and luck < run.writes + 0.08):
             return self._move
         if luck > 0.9999:
             return self._noise
