@@ -307,6 +307,7 @@ class Actor:
 
     async def _run_statements(self, made: Change, write: Write, transaction: Transaction) -> None:
         texts = made.statements(write.version)
+        transaction.first_sent = min(transaction.first_sent, time.monotonic())
         if made.copied:
             await self._checked(self._spell_write(made, write))
         else:

@@ -135,7 +135,8 @@ class Link(asyncio.Protocol):
 
     def answer(self, data: bytes) -> None:
         """Back to the proxy."""
-        self._near.write(data)
+        if not self._near.is_closing():
+            self._near.write(data)
 
     def hold(self) -> None:
         """Nothing passes either way."""

@@ -48,6 +48,7 @@ class Transaction:
     snapshot: bool
     """REPEATABLE READ or SERIALIZABLE: all answers are of one moment."""
     first_sent: float = NEVER
+    """Its first statement, from when a snapshot may be."""
     low: float = -NEVER
     """Its answers are of this moment or later."""
     least: dict[str, int] = field(default_factory=dict)
