@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hyperdrive_client.origin import EmbeddedPostgres
 
-from .guards import GUARDS
+from .guards import RULES
 from .run import Run
 from .stage import Stage, server
 
@@ -28,7 +28,7 @@ def main() -> None:
     add("--clients", type=int, default=12, help="of each proxy; default: 12")
     add("--faults", type=int, help="default: one for 5,000 reads")
     add("--history", type=Path, help="write it there, even if nothing is wrong")
-    add("--without", choices=("every", *GUARDS), help="remove this guard; violations are due then")
+    add("--without", choices=("every", *RULES), help="remove this guard; violations are due then")
     options = parser.parse_args()
     if options.mode == "writes" and options.proxies > 1:
         parser.error("in mode 'writes' all writers use one proxy")

@@ -56,6 +56,7 @@ class Relay:
             self._server.close()
         for link in list(self.links):
             link.cut()
+        await asyncio.sleep(0)  # transports close in the next turn of the loop
 
     def replication(self) -> list[Link]:
         return [link for link in self.links if link.is_replication]
@@ -272,11 +273,12 @@ async def at_origin(stage: Stage, text: str) -> list[tuple[Any, ...]]:
         client = await Client.connect(stage.direct)
     except Lost:
         return []
-    with suppress(Lost):
-        answer = await client.query(text)
+    try:
+        return [tuple(row) for row in (await client.query(text)).rows]
+    except Lost:
+        return []
+    finally:
         client.close()
-        return [tuple(row) for row in answer.rows]
-    return []
 
 
 async def senders(stage: Stage) -> list[int]:

@@ -124,6 +124,11 @@ class Client(asyncio.Protocol):
     async def query(self, text: str) -> Answer:
         return (await self.ask(m.query(text.encode())))[0]
 
+    @property
+    def last_tag(self) -> str:
+        """Of the CommandComplete that came last of an answer that is still coming."""
+        return self._answer.tag
+
     def close(self) -> None:
         if self._transport is not None:
             self._transport.abort()
