@@ -82,18 +82,6 @@ def _vector_taken_at_the_end() -> None:
     _replace(Cache, "holds", lambda cache, sealed: sealed.keeps)
 
 
-def _joins_any_flight() -> None:
-    joins = client_cache._joins
-
-    def join(client: Any, cache: Any, key: Any, *rest: Any) -> bool:
-        flight = client.pool.flights.get(key)
-        if flight is not None:
-            flight.sealed = None
-        return joins(client, cache, key, *rest)
-
-    _replace(client_cache, "_joins", join)
-
-
 def _no_unsettled_tables() -> None:
     _replace(Guard, "is_unsettled", lambda guard, tables: False)
     _replace(Guard, "settled", lambda guard, transactions: guard._pending.clear())
@@ -144,7 +132,6 @@ RULES: dict[str, Rule] = {
     "vector-before-the-question": Rule(
         _vector_taken_at_the_end, "writes", (scenarios.write_during_a_fill,)
     ),
-    "current-flights": Rule(_joins_any_flight, "writes", (scenarios.joining_an_old_flight,)),
     "unsettled-tables": Rule(_no_unsettled_tables, "wal", (scenarios.fill_before_visible,)),
     "freshness-horizon": Rule(_no_horizon, "wal", (scenarios.stalled_stream,)),
     "broken-stream": Rule(_a_stream_may_break, "wal", (scenarios.gap_in_the_stream,)),
