@@ -151,6 +151,14 @@ def isolation(session: nox.Session) -> None:
         session.run("python", "-m", "isolation", *session.posargs)
 
 
+@nox.session(name="cache-check")
+def cache_check(session: nox.Session) -> None:
+    """Whether an answer from the cache is ever wrong; ``-- --seed N --reads N --mode MODE``."""
+    session.install("-e", ".[demo]")
+    with session.chdir("tests"):
+        session.run("python", "-m", "cache_check", *session.posargs)
+
+
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """Wrong and random messages from both sides; ``-- --seed N --messages N --inputs N``."""

@@ -28,7 +28,8 @@ from hyperdrive_client.origin import EmbeddedPostgres
 from hyperdrive_client.origin.account import server_account
 from hyperdrive_client.origin.configuration import Authentication
 from hyperdrive_client.origin.folder import GuardedFolder
-from hyperdrive_client.proxy.settings import Auth
+from hyperdrive_client.proxy.settings import Auth, CacheMode, Caching, Limits, Settings
+from hyperdrive_client.proxy.spawn import ProcessProxy
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 HOST = "127.0.0.1"
@@ -57,7 +58,7 @@ class Contestant:
     def connection_string(self) -> str:
         """For psycopg; does not ask for encryption."""
         return (
-            f"host={HOST} port={self.port} user={self.name} password='{self.password}' "
+            f"host={HOST} port={self.port} user='{self.name}' password='{self.password}' "
             f"dbname={DATABASE} sslmode=disable gssencmode=disable"
         )
 
@@ -114,6 +115,29 @@ def hyperdrive(server: EmbeddedPostgres, auth: Auth = "trust") -> Iterator[Conte
         yield Contestant(
             HYPERDRIVE, client.addresses[0].port, client.password or "", about, process.pid
         )
+
+
+@contextmanager
+def cached(server: EmbeddedPostgres, mode: CacheMode) -> Iterator[Contestant]:
+    """The same proxy with a cache, as a program's own child; it comes to the origin as that one."""
+    name = f"cache {mode}"
+    settings = Settings(
+        origin=parse_connection_string(
+            f"postgresql://{HYPERDRIVE}:{server.password}@{HOST}:{server.port}/{DATABASE}"
+            "?sslmode=disable"
+        ),
+        user=name,
+        password="unused",
+        auth="trust",
+        limits=Limits(origin_connection_limit=ORIGIN_CONNECTIONS),
+        caching=Caching(mode=mode),
+    )
+    proxy = ProcessProxy(settings)
+    try:
+        about = f"hyperdrive-client {__version__}, one worker, cache in mode {mode!r}"
+        yield Contestant(name, proxy.settings.port, "unused", about, proxy.pid)
+    finally:
+        proxy.close()
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -50,7 +50,7 @@ BACKENDS = """
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One way to call pgbench; ``script`` is a key of ``SCRIPTS``."""
+    """One way to call pgbench; ``script`` is a key of ``SCRIPTS``, or a name for one's own."""
 
     script: str
     mode: str
@@ -59,7 +59,8 @@ class Scenario:
 
     def __str__(self) -> str:
         return (
-            f"{SCRIPTS[self.script]}, {self.mode} protocol, {self.clients} clients, "
+            f"{SCRIPTS.get(self.script, self.script)}, {self.mode} protocol, "
+            f"{self.clients} clients, "
             f"{self.seconds} s a run"
         )
 
@@ -70,12 +71,14 @@ class Run:
 
     ``cpu``: microseconds of the proxy's process per transaction, None without a proxy.
     ``backends``: the most connections the contestant had at the origin, None if not looked at.
+    ``cached``: the share of transactions that the origin did not see, None if not looked at.
     """
 
     transactions: int = 0
     tps: float = 0.0
     cpu: float | None = None
     backends: int | None = None
+    cached: float | None = None
     problems: list[str] = field(default_factory=list)
 
 
@@ -117,7 +120,7 @@ class Bench:
             done = self._pgbench(
                 contestant,
                 "--no-vacuum",
-                f"--builtin={SCRIPTS[scenario.script]}",
+                *self.script(scenario),
                 f"--protocol={scenario.mode}",
                 f"--client={scenario.clients}",
                 f"--jobs={min(scenario.clients, os.cpu_count() or 1)}",
@@ -131,6 +134,10 @@ class Bench:
             used = process.cpu_seconds(contestant.pid) - before
             run.cpu = used / run.transactions * 1e6
         return run
+
+    def script(self, scenario: Scenario) -> list[str]:
+        """pgbench's options for what it runs."""
+        return [f"--builtin={SCRIPTS[scenario.script]}"]
 
     def _pgbench(
         self, contestant: Contestant, *arguments: str, timeout: float | None = None
@@ -200,7 +207,7 @@ def compare(
 def show(scenario: Scenario, runs: dict[str, list[Run]]) -> None:
     """Print the table of one scenario, and what went wrong below it."""
     headings = ["", "tps", "of direct", "of PgBouncer", "proxy CPU, µs/transaction"]
-    headings += ["of PgBouncer", "origin connections"]
+    headings += ["of PgBouncer", "origin connections", "from the cache"]
     rows = [headings, *([name, *_columns(name, runs)] for name in runs)]
     report.print_table(str(scenario), rows)
     for name, number, problem in problems(runs):
@@ -221,6 +228,7 @@ def _columns(name: str, runs: dict[str, list[Run]]) -> list[str]:
     tps = {name: [run.tps for run in own] for name, own in runs.items()}
     cpu = {name: [run.cpu for run in own] for name, own in runs.items()}
     backends = [run.backends for run in runs[name] if run.backends is not None]
+    cached = [run.cached for run in runs[name] if run.cached is not None]
     return [
         report.spread(tps[name]),
         report.ratio(tps[name], tps.get(DIRECT)),
@@ -228,6 +236,7 @@ def _columns(name: str, runs: dict[str, list[Run]]) -> list[str]:
         report.spread(cpu[name], digits=1),
         report.ratio(cpu[name], cpu.get(PGBOUNCER)),
         str(max(backends, default="")),
+        f"{min(cached):.1%}" if cached else "",
     ]
 
 

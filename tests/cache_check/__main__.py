@@ -1,0 +1,80 @@
+"""The long run: a PostgreSQL of its own, one or two proxies, and clients of both."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import secrets
+import sys
+import tempfile
+from pathlib import Path
+
+from hyperdrive_client.origin import EmbeddedPostgres
+
+from .guards import RULES
+from .run import Run
+from .stage import Stage, server
+
+PROGRESS_SECONDS = 10.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="cache_check", description=__doc__)
+    add = parser.add_argument
+    add("--seed", type=int, default=secrets.randbelow(1_000_000))
+    add("--reads", type=int, default=200_000)
+    add("--mode", choices=("wal", "writes", "off"), default="wal")
+    add("--proxies", type=int, choices=(1, 2), default=1)
+    add("--clients", type=int, default=12, help="of each proxy; default: 12")
+    add("--faults", type=int, help="default: one for 5,000 reads")
+    add("--history", type=Path, help="write it there, even if nothing is wrong")
+    add("--without", choices=("every", *RULES), help="remove this guard; violations are due then")
+    options = parser.parse_args()
+    if options.mode == "writes" and options.proxies > 1:
+        parser.error("in mode 'writes' all writers use one proxy")
+    if options.faults is None:
+        options.faults = options.reads // 5000
+    print(
+        f"--seed {options.seed} --reads {options.reads} --mode {options.mode} --proxies "
+        f"{options.proxies}; the seed makes the same operations and faults again, but not the "
+        "network's and the kernel's timing",
+        flush=True,
+    )
+    with server() as postgres:
+        sys.exit(_run(_play(postgres, options)))
+
+
+def _run(coroutine) -> int:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(coroutine)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(coroutine)
+
+
+async def _play(postgres: EmbeddedPostgres, options: argparse.Namespace) -> int:
+    async with Stage(postgres, options.mode, options.proxies) as stage:
+        run = Run(
+            stage, options.seed, options.reads, clients=options.clients, faults=options.faults
+        )
+        reporting = asyncio.create_task(_report(run))
+        await run.play()
+        reporting.cancel()
+    print(f"{run}\n{run.details()}")
+    if run.found or options.history:
+        path = options.history or Path(tempfile.mkdtemp(prefix="cache-check-")) / "history.jsonl"
+        run.write_history(path)
+        print(f"history: {path}")
+    print("FAILED" if run.found else "passed")
+    return bool(run.found)
+
+
+async def _report(run: Run) -> None:
+    while True:
+        await asyncio.sleep(PROGRESS_SECONDS)
+        print(f"{run}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
