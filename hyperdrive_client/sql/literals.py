@@ -40,4 +40,5 @@ def form_of(text: bytes) -> bytes:
             return text
     elif b'"' not in text:
         return _LITERALS.sub(b"\x00", text)
-    return _LITERALS.sub(b'"\\1\\2\x00', text)
+    # Three parts for each: what is before it, a name, what it is.
+    return b"\x00".join([part or b"" for part in _LITERALS.split(text)])
