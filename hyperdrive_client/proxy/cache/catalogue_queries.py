@@ -118,6 +118,7 @@ WHERE o.oid >= 16384 AND o.oprcode::oid NOT IN (SELECT oid FROM fine)
 
 # OID, schema, name, kind, base type of a domain, element type of an array, whether it is
 # PostgreSQL's own, whether its input and output are fine; rows of tables and their arrays apart.
+# What sends and receives text depends on the client's encoding, and so is never immutable.
 _TYPES = (
     _FINE
     + """
@@ -125,10 +126,11 @@ SELECT t.oid::pg_catalog.text, n.nspname::pg_catalog.text, t.typname::pg_catalog
   t.typtype::pg_catalog.text, t.typbasetype::pg_catalog.text,
   coalesce(e.oid, 0)::pg_catalog.text, (t.oid < 16384)::pg_catalog.text,
   (NOT EXISTS (
-    SELECT FROM unnest(ARRAY[t.typinput, t.typoutput, t.typreceive, t.typsend]::oid[]) f
-    WHERE f >= 16384 AND f NOT IN (SELECT p.oid FROM pg_catalog.pg_proc p
-      JOIN extended x ON x.oid = p.oid
-      WHERE p.prolang IN (12, 13) AND p.provolatile <> 'v')))::pg_catalog.text
+    SELECT FROM unnest(ARRAY[t.typinput, t.typoutput]::oid[]) f
+    WHERE f >= 16384 AND f NOT IN (SELECT oid FROM plain))
+  AND NOT EXISTS (
+    SELECT FROM pg_catalog.pg_proc p WHERE p.oid IN (t.typreceive, t.typsend) AND p.oid >= 16384
+    AND (p.provolatile = 'v' OR p.oid NOT IN (SELECT oid FROM extended))))::pg_catalog.text
 FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
   LEFT JOIN pg_catalog.pg_type e ON e.typarray = t.oid
 WHERE t.typtype <> 'c' AND coalesce(e.typtype, 'b') <> 'c'

@@ -43,8 +43,13 @@ class Eligibility:
         self._contents = contents
         self._functions = frozenset(functions)
         self._views: dict[int, frozenset[int]] = {}
-        self._refused: dict[int, Refused] = {}
+        self._refused: dict[int, tuple[str, str]] = {}
         self._in_views = Names(contents, ((b"search_path", b"pg_catalog"),))
+        self._oddly_cast = {
+            self._element(cast.target)
+            for cast in contents.casts
+            if cast.method == "f" and not cast.fine
+        }
         self._refusal = self._refusal_by_casts() or self._refusal_by_comparisons()
         self._numbers_become_text = any(
             cast.makes_text_of_numbers and cast.context == "i" for cast in contents.casts
@@ -103,11 +108,11 @@ class Eligibility:
             return found
         refused = self._refused.get(relation.oid)
         if refused is not None:
-            raise Refused(refused.status, refused.reason)
+            raise Refused(*refused)
         try:
             found = self._tables_behind(relation)
         except Refused as error:
-            self._refused[relation.oid] = error
+            self._refused[relation.oid] = error.status, error.reason
             raise
         self._views[relation.oid] = found
         return found
@@ -221,10 +226,9 @@ class Eligibility:
         kind = names.type(cast.type)
         if kind is None:
             raise Refused("uncacheable", f"a cast to {cast.type.name}, which may be a table's row")
-        odd = [each for each in self._contents.casts if each.target == kind.oid and not each.fine]
-        if any(each.method == "f" for each in odd):
+        element = self._contents.types_by_oid[kind.element or kind.oid]
+        if element.oid in self._oddly_cast:
             raise Refused("uncacheable", f"a cast to {kind.name} calls a function of a user")
-        element = self._contents.types_by_oid[kind.element] if kind.element else kind
         if element.own and element.name in _CLOCK_TYPES:
             raise Refused("volatile", "a time with time zone has the zone of today")
         if self._is_plain(element):
@@ -235,6 +239,11 @@ class Eligibility:
             reason = f"a cast to {kind.name} of what may be text, which may say 'now'"
             raise Refused("volatile", reason)
         raise Refused("uncacheable", f"a cast to {kind.name} depends on more than the value")
+
+    def _element(self, oid: int) -> int:
+        """OID of the type of an array's elements; of no array, the type itself."""
+        kind = self._contents.types_by_oid.get(oid)
+        return (kind and kind.element) or oid
 
     def _is_plain(self, kind: Type) -> bool:
         if kind.own:

@@ -182,6 +182,16 @@ def test_a_schema_that_the_user_may_not_use_is_passed_over(
             b"SELECT name::int FROM t",
             "a cast to int4 calls a function of a user",
         ),
+        (
+            "CREATE CAST (text AS int) WITH FUNCTION worth(text)",
+            b"SELECT ARRAY[name]::int[] FROM t",
+            "a cast to int4 calls a function of a user",
+        ),
+        (
+            "CREATE CAST (text AS int[]) WITH FUNCTION worths(text)",
+            b"SELECT name::int[] FROM t",
+            "a cast to int4 calls a function of a user",
+        ),
         ("CREATE CAST (varchar AS date) WITH INOUT AS IMPLICIT", b"SELECT 1", "implicit cast"),
         ("CREATE CAST (varchar AS mood) WITH INOUT AS IMPLICIT", b"SELECT 1", ""),
         ("CREATE CAST (mood AS json) WITH FUNCTION told(mood)", b"SELECT 1", "cast to json"),
@@ -213,6 +223,7 @@ def test_what_users_made_of_types(
     connection.execute("CREATE TABLE t (name text, data json)")
     for name, argument, result in (
         ("worth", "text", "int"),
+        ("worths", "text", "int[]"),
         ("told", "mood", "json"),
         ("compare", "json, json", "int"),
     ):
