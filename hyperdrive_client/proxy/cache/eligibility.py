@@ -63,16 +63,13 @@ class Eligibility:
         for refusal in (names.refusal, self._refusal):
             if refusal:
                 raise Refused("uncacheable", refusal)
-        self._check_encoding(form)
+        if not form.isascii() and not names.in_utf8:
+            reason = "there are names that are not ASCII, and not in UTF-8 here and in the database"
+            raise Refused("uncacheable", reason)
         try:
             return self._tables(reads_of(statements_of(text)), names)
         except RecursionError as error:
             raise NotParsedError("it is nested too deeply") from error
-
-    def _check_encoding(self, form: bytes) -> None:
-        if not form.isascii() and self._contents.session["server_encoding"] != "UTF8":
-            reason = "there are names that are not ASCII, and the database is not in UTF-8"
-            raise Refused("uncacheable", reason)
 
     def _tables(self, reads: Reads, names: Names) -> frozenset[int]:
         relations = [self._relation(name, names) for name in reads.relations]

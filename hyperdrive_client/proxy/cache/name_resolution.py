@@ -18,7 +18,9 @@ Settings = tuple[tuple[bytes, bytes], ...]
 
 Found = TypeVar("Found")
 
-_DECIDING = (b"search_path", b"role", b"session_authorization", b"standard_conforming_strings")
+_DECIDING = frozenset(
+    b"search_path role session_authorization standard_conforming_strings client_encoding".split()
+)
 _ENTRY = re.compile(r"""\s*(?:"((?:[^"]|"")*)"|([^\s,"]+))\s*(?:,|\Z)""")
 MAX_NAME_BYTES = 63
 
@@ -42,6 +44,9 @@ class Names:
         )
         if strings.lower() not in ("on", "true", "yes", "1"):
             self.refusal = "standard_conforming_strings is off"
+        encodings = contents.session["server_encoding"], given.get(b"client_encoding", "UTF8")
+        self.in_utf8 = all(each.upper() in ("UTF8", "UTF-8", "UNICODE") for each in encodings)
+        """Names in texts are as in the catalogue, though they are not ASCII."""
         self.schemas = self._schemas(path, own if user == "default" else user)
         """Where unqualified names are looked for, in order."""
 

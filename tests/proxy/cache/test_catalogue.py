@@ -299,13 +299,16 @@ def test_names_that_are_not_ascii_are_understood_in_utf8_alone(
     utf8 = load_catalogue(database)
     assert utf8.verdict("SELECT 1 AS é".encode(), ()).status == ""
     assert utf8.verdict("SELECT 1 AS é".encode("latin1"), ()).status == "parseerror"
+    for encoding, status in ((b"SJIS", "uncacheable"), (b"utf-8", "")):
+        settings = ((b"client_encoding", encoding),)
+        assert utf8.verdict("SELECT 1 AS é".encode(), settings).status == status
     name = connection.info.dbname + "_latin1"
     made = "CREATE DATABASE {} TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'"
     connection.execute(sql.SQL(made).format(sql.Identifier(name)))
     try:
         latin1 = load_catalogue(psycopg.conninfo.make_conninfo(database, dbname=name))
         found = latin1.verdict("SELECT 1 AS é".encode(), ())
-        assert "the database is not in UTF-8" in found.reason
+        assert "not in UTF-8" in found.reason
         assert latin1.verdict("SELECT 'é'".encode(), ()).status == ""
     finally:
         dropped = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
