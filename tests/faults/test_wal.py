@@ -209,11 +209,13 @@ def follows(front: Front, database: Database, wait_until: WaitUntil) -> None:
 @contextmanager
 def setting(admin: Connection, name: str, value: str) -> Iterator[None]:
     """A setting of the server's for a while."""
-    for text in (f"SET {name} = '{value}'", f"RESET {name}"):
-        admin.execute(f"ALTER SYSTEM {text}")
+    admin.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+    admin.execute("SELECT pg_reload_conf()")
+    try:
+        yield
+    finally:
+        admin.execute(f"ALTER SYSTEM RESET {name}")
         admin.execute("SELECT pg_reload_conf()")
-        if text.startswith("SET"):
-            yield
 
 
 class TestWritesByOthers:
@@ -328,13 +330,53 @@ class TestVisibility:
             committed = self.commit(database, pool)
             wait_until(lambda: self.waits(database))
             front = start(database.dsn, up=False)
-            wait_until(lambda: database.backends("wait_event_type = 'Lock'") or front.refusal)
-            for _ in range(20):
-                assert front.read_again() == (0, False)
+            wait_until(lambda: database.backends("wait_event_type = 'Lock'"))
+            assert front.read_again() == (0, False)
             assert front.cache.guard.broken
         committed.result(20)
         wait_until(lambda: not front.refusal)
         assert front.read() == 7
+        database.admin.execute("RESET synchronous_commit")
+
+    def test_nothing_is_kept_before_those_that_were_written_while_the_slot_was_made_are_seen(
+        self,
+        database: Database,
+        wait_until: WaitUntil,
+        pool: ThreadPoolExecutor,
+        start: StartFront,
+    ) -> None:
+        """The slot waits for two others; what is committed meanwhile is not in its stream."""
+
+        def slot_waits_for(transaction: Connection) -> bool:
+            found = database.admin.execute(
+                "SELECT 1 FROM pg_locks, pg_stat_activity s WHERE s.query LIKE 'CREATE_REPL%%' "
+                "AND s.pid = ANY(SELECT pid FROM pg_locks WHERE NOT granted) "
+                "AND %s = ANY(pg_blocking_pids(s.pid))",
+                (transaction.info.backend_pid,),
+            )
+            return found.fetchone() is not None
+
+        database.admin.execute("SET synchronous_commit = local; INSERT INTO b VALUES (2, 0)")
+        with psycopg.connect(database.dsn) as first, psycopg.connect(database.dsn) as second:
+            first.execute("UPDATE b SET v = 1 WHERE id = 1")
+            front = start(database.dsn, up=False)
+            wait_until(lambda: slot_waits_for(first))
+            second.execute("UPDATE b SET v = 1 WHERE id = 2")
+            first.rollback()
+            wait_until(lambda: slot_waits_for(second))
+            with setting(database.admin, "synchronous_standby_names", "nobody"):
+                committed = self.commit(database, pool)
+                wait_until(lambda: self.waits(database))
+                second.rollback()
+                made = "query LIKE 'CREATE_REPLICATION%' AND state = 'idle'"
+                wait_until(lambda: database.backends(made) or front.refusal == "")
+                for _ in range(20):
+                    assert front.read_again() == (0, False)
+                assert front.cache.guard.broken
+        committed.result(20)
+        wait_until(lambda: not front.refusal)
+        assert front.read() == 7
+        wait_until(lambda: front.read_again() == (7, True))
         database.admin.execute("RESET synchronous_commit")
 
 
