@@ -57,7 +57,7 @@ class Actor:
                 self._run.add(f"an answer that nobody asked for: {error}", self.name)
                 await self._start_again()
             if self._proxy is None:
-                await asyncio.sleep(self._random.uniform(0, 2 * self._run.pause))
+                await self._run.further(self._random.randint(0, 2 * self._run.pause))
         self.close()
 
     def close(self) -> None:
