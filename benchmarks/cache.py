@@ -36,8 +36,12 @@ CACHES = ("ttl", "wal")
 PUBLICATION = "CREATE PUBLICATION hyperdrive_cache FOR TABLE pgbench_accounts"
 # Until the proxy has looked at the origin and follows its WAL.
 WARM_SECONDS = 30.0
-# How often backends say what they have done (PostgreSQL, "The Cumulative Statistics System").
-STATISTICS_SECONDS = 1.1
+# Backends say what they have done with delay, or when they end (PostgreSQL, "The Cumulative
+# Statistics System"); a pool opens others.
+END_BACKENDS = """
+    SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+        AND (query ILIKE '%pgbench%' OR query ILIKE '%item%')"""
 
 
 class CacheBench(Bench):
@@ -109,8 +113,7 @@ def warm(contestant: Contestant, question: str) -> None:
 
 def committed(connection: psycopg.Connection) -> int:
     """Transactions that the origin has seen so far in this database."""
-    time.sleep(STATISTICS_SECONDS)
-    connection.execute("SELECT pg_stat_clear_snapshot()")
+    connection.execute(END_BACKENDS)
     row = connection.execute(
         "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = %s", (DATABASE,)
     ).fetchone()

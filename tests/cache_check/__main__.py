@@ -7,12 +7,15 @@ import asyncio
 import secrets
 import sys
 import tempfile
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 from hyperdrive_client.origin import EmbeddedPostgres
 
 from .guards import RULES
 from .run import Run
+from .scenarios import told
 from .stage import Stage, server
 
 PROGRESS_SECONDS = 10.0
@@ -22,16 +25,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="cache_check", description=__doc__)
     add = parser.add_argument
     add("--seed", type=int, default=secrets.randbelow(1_000_000))
-    add("--reads", type=int, default=200_000)
+    add("--reads", type=int, help="default: 200,000; with --without at most 20,000 for each rule")
     add("--mode", choices=("wal", "writes", "off"), default="wal")
     add("--proxies", type=int, choices=(1, 2), default=1)
     add("--clients", type=int, default=12, help="of each proxy; default: 12")
     add("--faults", type=int, help="default: one for 5,000 reads")
     add("--history", type=Path, help="write it there, even if nothing is wrong")
-    add("--without", choices=("every", *RULES), help="remove this guard; violations are due then")
+    add(
+        "--without",
+        choices=("every", *RULES),
+        help="take this rule out: the run is a success if that shows",
+    )
     options = parser.parse_args()
     if options.mode == "writes" and options.proxies > 1:
         parser.error("in mode 'writes' all writers use one proxy")
+    if options.reads is None:
+        options.reads = 20_000 if options.without else 200_000
     if options.faults is None:
         options.faults = options.reads // 5000
     print(
@@ -41,10 +50,10 @@ def main() -> None:
         flush=True,
     )
     with server() as postgres:
-        sys.exit(_run(_play(postgres, options)))
+        sys.exit(_run(_without(postgres, options) if options.without else _play(postgres, options)))
 
 
-def _run(coroutine) -> int:
+def _run(coroutine: Coroutine[Any, Any, int]) -> int:
     try:
         import uvloop
     except ImportError:
@@ -68,6 +77,28 @@ async def _play(postgres: EmbeddedPostgres, options: argparse.Namespace) -> int:
         print(f"history: {path}")
     print("FAILED" if run.found else "passed")
     return bool(run.found)
+
+
+async def _without(postgres: EmbeddedPostgres, options: argparse.Namespace) -> int:
+    """Each rule's stories with it and without, and a run without it that ends when it shows."""
+    failed = False
+    for name in RULES if options.without == "every" else [options.without]:
+        rule = RULES[name]
+        for story in rule.stories:
+            wrong = await told(postgres, rule.mode, story)
+            shown = await told(postgres, rule.mode, story, without=name)
+            failed = failed or bool(wrong) or not shown
+            print(f"{name}: {story.__name__}: with it {wrong or 'all is well'}", flush=True)
+            print(f"{name}: {story.__name__}: without it {shown or 'NOTHING IS WRONG'}", flush=True)
+        async with Stage(postgres, rule.mode, without=name) as stage:
+            run = Run(
+                stage, options.seed, options.reads, clients=options.clients, faults=10, enough=1
+            )
+            await run.play()
+        print(f"{name}: a run without it: {run.found.total()} violations in {run.reads} reads")
+        print("\n".join(run.examples), flush=True)
+    print("FAILED" if failed else "passed")
+    return int(failed)
 
 
 async def _report(run: Run) -> None:

@@ -57,7 +57,7 @@ def _raised_late() -> None:
     def late(origin: OriginSession) -> None:
         tables, cache = origin.written, origin.pool.cache
         if cache is not None and tables is not None:
-            asyncio.get_running_loop().call_later(0.05, cache.advance, tables)
+            asyncio.get_running_loop().call_later(0.5, cache.advance, tables)
 
     _replace(OriginSession, "_outdate", late)
 

@@ -30,7 +30,7 @@ class Run:
     """``clients`` of each proxy and as many outsiders as proxies plus one.
 
     ``writes``: how many of a client's operations are writes outside of transactions;
-    ``pause``: seconds between the operations of an outsider, on average.
+    ``pause``: clients' reads between two operations of an outsider, on average.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class Run:
         reads: int,
         *,
         clients: int = 12,
-        writes: float = 0.006,
-        pause: float = 0.12,
+        writes: float = 0.004,
+        pause: int = 400,
         faults: int = 0,
         enough: int = ENOUGH,
         ddl_bound: float = DDL_BOUND,
@@ -123,13 +123,23 @@ class Run:
             await asyncio.wait(playing)
             disturbing.cancel()
 
+    async def further(self, reads: int) -> None:
+        """Wait until clients have read that often from now on."""
+        await self.until(self.reads + reads)
+
+    async def until(self, reads: int) -> None:
+        """Wait until clients have read that often, or the run is over."""
+        while self.reads < reads and not self.is_over:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
     async def _disturb(self) -> None:
         """The faults in an order of the seed's, at even steps of the reads."""
         random = Random(f"{self.seed} faults")
         order: list[str] = []
         for number in range(self._fault_count):
-            while self.reads < self.wanted * (number + 1) / (self._fault_count + 1):  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+            await self.until(self.wanted * (number + 1) // (self._fault_count + 1))
+            if self.is_over:
+                return
             if not order:
                 order = random.sample(sorted(FAULTS), len(FAULTS))
             name = order.pop()

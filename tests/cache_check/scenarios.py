@@ -9,7 +9,9 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from hyperdrive_client.origin import EmbeddedPostgres
 from hyperdrive_client.protocol import messages as m
+from hyperdrive_client.proxy.settings import CacheMode
 
 from .actor import REPORTS
 from .faults import Standby, at_origin
@@ -86,6 +88,16 @@ class Scene:
 
 
 Story = Callable[[Scene], Awaitable[None]]
+
+
+async def told(
+    postgres: EmbeddedPostgres, mode: CacheMode, story: Story, without: str = ""
+) -> list[str]:
+    """What is wrong in the end; ``without``: the rule that is taken out."""
+    async with Stage(postgres, mode, without=without) as stage:
+        scene = Scene(stage)
+        await scene.play(story)
+    return scene.wrong
 
 
 async def own_write(scene: Scene) -> None:
