@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-# From left to right: a literal without escapes, a quoted name, a comment, white space.
+# From left to right: a literal without escapes or a quoted name; comments and white space.
 _TOKENS = re.compile(
-    rb"""('[^'\\]*+'|"[^"]*+")|--[^\n\r]*+|/\*(?:[^*/]|\*(?!/)|/(?!\*))*\*/|\s+""", re.VERBOSE
+    rb"""('[^'\\]*+'|"[^"]*+")|(?:\s|--[^\n\r]*+|/\*(?:[^*/]|\*(?!/)|/(?!\*))*\*/)+""", re.VERBOSE
 )
 # What the tokens above can't tell apart.
 _UNCLEAR = re.compile(rb"""[\\\x00]|\$(?!\d)""")

@@ -880,7 +880,7 @@ class ClientSession:
         self, origin: OriginSession, facts: Facts, buffer: bytes, position: int, stop: int
     ) -> bytes | None:
         in_batch = origin.batch_open
-        if self.cache is not None and origin.fill is None:
+        if self.cache is not None:
             whole = stop <= len(buffer)
             client_cache.note_text(self, origin, buffer[position + 5 : stop - 1], whole=whole)
         change: Change | None = Unnamed(self, origin) if in_batch else None

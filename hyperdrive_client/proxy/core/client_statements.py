@@ -182,7 +182,7 @@ def bind(
         and stop > position + 6
     ):
         # What most drivers send for every statement, without the work for the others.
-        if client.cache is not None and origin.fill is None:
+        if client.cache is not None:
             client_cache.note_text(client, origin, statement.text, whole=True)
         client.forgets = False
         client.deallocated = b""
@@ -205,7 +205,7 @@ def bind(
         return before + m.bind(b"", client.pool.registry.no_name, ())
     client.forgets = False
     client.deallocated = b""
-    if client.cache is not None and origin.fill is None:
+    if client.cache is not None:
         if statement is None:
             origin.writes(EVERYTHING, client.pool.now)
         else:

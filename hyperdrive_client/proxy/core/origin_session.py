@@ -326,6 +326,7 @@ class OriginSession:
     def writes(self, tables: frozenset[int], now: float) -> None:
         """Something is about to be sent that may write to these tables (OIDs)."""
         cache = self.pool.cache
+        self.rolls_back = False
         if self.written is None:
             self.written, self.writes_since = tables, now
             self._generation = 0 if cache is None else cache.generation
@@ -350,8 +351,10 @@ class OriginSession:
         if self.status == m.IDLE:
             if not self.rolls_back:
                 self._outdate()
-            self.written = None
-            self.changes_cached_catalogue = False
+            if not self.expected:
+                # Else what was written may be by a request that is not answered yet.
+                self.written = None
+                self.changes_cached_catalogue = False
         self.rolls_back = False
 
     def has_vanished(self) -> None:
@@ -646,6 +649,7 @@ class OriginSession:
                     raise self._unexpected(kind)
                 self._copy_in()
             elif kind == m.NOTIFICATION_RESPONSE:
+                self.fill = None
                 pieces.append(buffer[start : last if skip else position])
                 pieces.append(self.pool.translate(buffer[position:stop]))
                 start = last = stop

@@ -36,8 +36,9 @@ from hyperdrive_client.proxy.core.expected import Action
 from hyperdrive_client.proxy.core.origin_session import OriginSession, OriginState
 from hyperdrive_client.proxy.core.origin_startup import ConnectFailure
 from hyperdrive_client.proxy.core.read_back import PATIENCE, query
+from hyperdrive_client.proxy.core.refresher import Refresher
 from hyperdrive_client.proxy.core.session_variables import replay
-from hyperdrive_client.proxy.settings import Limits, Settings
+from hyperdrive_client.proxy.settings import Caching, Limits, Settings
 from hyperdrive_client.sql.facts import ANYTHING
 
 ADDRESS = Address("127.0.0.1", 5432)
@@ -508,6 +509,8 @@ class Proxy:
         effects = self.core.effects
         for effect in effects:
             match effect:
+                case do.SendToClient(Refresher()) | do.CloseClient(Refresher()):
+                    """Nobody is there to hear it."""
                 case do.SendToClient(session, data):
                     assert not session.handle.closed, f"{data!r} to a closed client"
                     session.handle.data += data
@@ -556,10 +559,14 @@ class Proxy:
                 assert client.origin is not None
                 assert client.origin.state is OriginState.LINKED
             elif waits:
-                assert (client in pool.waiting) != (client.origin is not None)
+                waited_for = (client in pool.waiting, client.origin, client.joins)
+                assert sum(map(bool, waited_for)) == 1, (client, waited_for)
             else:
                 assert client.origin is None
             assert waits or client not in pool.waiting
+            assert client.joins is None or client.joins in pool.flights.values()
+        store = self.core.cache.store
+        assert store.bytes == sum(entry.size for entry in store) <= store.budget
 
 
 @pytest.fixture(params=["whole", "byte by byte"])
@@ -572,6 +579,7 @@ def make_settings(
     auth: str = "trust",
     origin: dict[str, Any] | None = None,
     tls: dict[str, Any] | None = None,
+    caching: Caching | None = None,
     **limits: Any,
 ) -> Any:
     known = {"user": "owner", "database": "app", "password": "secret", "sslmode": "disable"}
@@ -581,13 +589,14 @@ def make_settings(
         password="entry",
         auth=auth,
         limits=Limits(**limits),
+        caching=caching or Caching(),
         **(tls or {}),
     )
 
 
 @pytest.fixture
 def start(feeding: str) -> Callable[..., Proxy]:
-    """Makes a proxy: ``start(auth=, origin=, tls=, <limits>)``."""
+    """Makes a proxy: ``start(auth=, origin=, tls=, caching=, <limits>)``."""
     return lambda **options: Proxy(make_settings(**options), feeding)
 
 
