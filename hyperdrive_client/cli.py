@@ -35,7 +35,7 @@ from .bindings.connection_string import DEFAULT_PORT
 from .errors import ConfigurationError, HyperdriveError
 
 if TYPE_CHECKING:
-    from .proxy.settings import Auth, ClientCert, Limits, Settings, Ssl
+    from .proxy.settings import Auth, CacheMode, ClientCert, Limits, Settings, Ssl
 
 _Command = Callable[..., None]
 
@@ -56,6 +56,15 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except HyperdriveError as error:
             raise click.ClickException(str(error)) from error
+
+
+def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    from .client.variables import bytes_of
+
+    try:
+        return None if value is None else bytes_of(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def _host_and_port(ctx: click.Context, param: click.Parameter, value: str | None) -> Address | None:
@@ -100,6 +109,7 @@ def _show_warning(
 main.add_command(running.status)
 main.add_command(running.logs)
 main.add_command(running.stop)
+main.add_command(running.purge)
 
 
 @main.command(name="resolve")
@@ -297,6 +307,36 @@ def doctor(
     is_flag=True,
     help="Sessions that use a sequence keep their origin connection, for currval and lastval.",
 )
+@click.option(
+    "--cache-mode",
+    type=click.Choice(["auto", "wal", "writes", "ttl", "off"]),
+    help="How answers are known to be right.  [default: auto, or ttl with --max-age or --swr]",
+)
+@click.option("--caching-disabled", is_flag=True, help="The same as --cache-mode off.")
+@click.option("--max-age", **_SECONDS, help="How old an answer may be.  [default: 60]")
+@click.option(
+    "--swr",
+    **_SECONDS,
+    help="For how long after that it is still given, while it is fetched anew.  [default: 15]",
+)
+@click.option(
+    "--cache-memory",
+    callback=_size,
+    metavar="SIZE",
+    help="For all answers, such as 256MB.  [default: 64MB; 0: no cache]",
+)
+@click.option(
+    "--staleness-bound",
+    **_SECONDS,
+    help="In wal: how much older an answer may be than others' commits.  [default: 1]",
+)
+@click.option(
+    "--cache-function",
+    "cache_functions",
+    multiple=True,
+    metavar="SCHEMA.NAME",
+    help="A function whose results depend on its arguments alone; may be repeated.",
+)
 @click.option("--origin-connection-limit", type=int, metavar="N", help="[default: 20]")
 @click.option(
     "--pool-timeout", **_SECONDS, help="Waiting for an origin connection.  [default: 15; 0: no end]"
@@ -351,6 +391,13 @@ def serve(
     any_database: bool,
     pin_sequences: bool,
     hosted_limits: bool,
+    cache_mode: CacheMode | None,
+    caching_disabled: bool,
+    max_age: float | None,
+    swr: float | None,
+    cache_memory: int | None,
+    staleness_bound: float | None,
+    cache_functions: tuple[str, ...],
     **limits: float | None,
 ) -> None:
     """Run the proxy in front of BINDING's origin until told to end.
@@ -358,7 +405,7 @@ def serve(
     BINDING is HYPERDRIVE if nothing is given. The connection string for clients is the one line
     on standard output. SIGTERM or Ctrl-C lets transactions finish first; a second one does not.
     """
-    from .proxy.settings import Settings
+    from .proxy.settings import Caching, Settings
     from .proxy.spawn import fresh_credentials, run_until_told
 
     if listen is not None and unix_socket is not None:
@@ -373,6 +420,8 @@ def serve(
             f"--listen {address.host}: what clients send there is not encrypted. Listen on "
             "127.0.0.1, give --ssl-cert-file, or say --without-tls."
         )
+    if caching_disabled and cache_mode not in (None, "off"):
+        raise click.UsageError("--caching-disabled and --cache-mode exclude each other.")
     found = _resolution(target, binding, connection_string, connection_string_env, config, env)
     fresh_user, fresh_password = fresh_credentials()
     settings = Settings(
@@ -384,6 +433,14 @@ def serve(
         unix_socket=_socket_path(unix_socket) if unix_socket else None,
         auth=auth,
         limits=_limits(hosted_limits, limits),
+        caching=Caching.asked_for(
+            mode="off" if caching_disabled else cache_mode,
+            max_age=max_age,
+            stale_while_revalidate=swr,
+            memory=cache_memory,
+            staleness_bound=staleness_bound,
+            functions=cache_functions,
+        ),
         ssl=(ssl or "require") if ssl_cert_file else "off",
         ssl_cert_file=ssl_cert_file,
         ssl_key_file=ssl_key_file,

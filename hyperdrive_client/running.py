@@ -1,4 +1,4 @@
-"""``hyperdrive status``, ``logs`` and ``stop``: the proxies that programs of this user share."""
+"""``hyperdrive status``, ``logs``, ``stop``, ``purge``: the proxies that a user's programs share."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from .bindings import Origin
 from .errors import BindingError, ConfigurationError, HyperdriveError
 from .registry import Place, Record, places
 
@@ -92,6 +93,53 @@ def stop(which: str | None, everyone: bool, now: bool) -> None:
             click.echo(f"{place.id} had died; its log is removed", err=True)
         else:
             _stop(place, record, now)
+
+
+@click.command()
+@click.argument("which", metavar="[ID|BINDING|URL]", required=False)
+@click.option("--binding", metavar="NAME", help="The same, as an option.")
+@click.option(
+    "--table",
+    "tables",
+    multiple=True,
+    metavar="SCHEMA.NAME",
+    help="Only answers that depend on this table; may be repeated.",
+)
+def purge(which: str | None, binding: str | None, tables: tuple[str, ...]) -> None:
+    """Have a proxy's cache forget its answers.
+
+    URL is what `hyperdrive serve` has printed; '-' reads it from standard input, out of others'
+    sight. A binding means all of your programs' proxies in front of its origin, or the proxy that
+    it leads to. Nothing is needed if there is only one proxy.
+    """
+    from psycopg import OperationalError
+
+    from .client import console
+
+    if which and binding:
+        raise click.UsageError("BINDING and --binding exclude each other.")
+    for door in _doors(which or binding):
+        try:
+            answers = console.purge(door, tables)
+        except OperationalError as error:
+            raise HyperdriveError(f"no proxy answers: {' '.join(str(error).split())}") from None
+        click.echo(f"{answers} answers are forgotten", err=True)
+
+
+def _doors(which: str | None) -> list[Origin]:
+    from .bindings import resolve_target
+    from .client.shared_proxy import shared_proxies_for
+
+    if which == "-":
+        which = sys.stdin.readline().strip()
+    named = [] if which is None else [each for each in places() if each.id.startswith(which)]
+    if which is None or named:
+        record = _chosen(which).running()
+        if record is None:
+            raise ConfigurationError(f"proxy {which} has died")
+        return [record.door]
+    origin = resolve_target(which).origin
+    return [record.door for record in shared_proxies_for(origin)] or [origin]
 
 
 def _started_or_removed(place: Place) -> Record | None:

@@ -250,7 +250,7 @@ def test_a_unix_socket_is_private_and_goes_with_the_proxy(
 def test_a_signal_lets_transactions_finish_and_refuses_new_work(
     serve: Serve, database: str, number: int
 ) -> None:
-    proxy = serve(HYPERDRIVE_URL_HYPERDRIVE=database)
+    proxy = serve("--caching-disabled", HYPERDRIVE_URL_HYPERDRIVE=database)
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("CREATE TABLE kept (n int)")
     idle = psycopg.connect(proxy.url, autocommit=True)
@@ -272,7 +272,9 @@ def test_a_signal_lets_transactions_finish_and_refuses_new_work(
 
 
 def test_a_second_signal_ends_at_once(serve: Serve, database: str) -> None:
-    proxy = serve("--drain-timeout", "3600", HYPERDRIVE_URL_HYPERDRIVE=database)
+    proxy = serve(
+        "--drain-timeout", "3600", "--cache-mode", "off", HYPERDRIVE_URL_HYPERDRIVE=database
+    )
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("CREATE TABLE kept (n int)")
     busy = psycopg.connect(proxy.url)

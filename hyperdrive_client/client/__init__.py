@@ -5,6 +5,7 @@ import logging
 from hyperdrive_client.client.after_fork import drop_connections_after_fork, notice_fork
 from hyperdrive_client.client.async_connection import AsyncConnection
 from hyperdrive_client.client.async_pool import AsyncConnectionPool
+from hyperdrive_client.client.cache_status import CacheStatus
 from hyperdrive_client.client.connection import Connection, connect
 from hyperdrive_client.client.pool import ConnectionPool
 from hyperdrive_client.client.pool_size import (
@@ -24,6 +25,7 @@ __all__ = [
     "AsyncConnection",
     "AsyncConnectionPool",
     "AsyncProxy",
+    "CacheStatus",
     "Connection",
     "ConnectionPool",
     "Proxy",

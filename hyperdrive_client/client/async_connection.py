@@ -13,6 +13,7 @@ from psycopg.abc import AdaptContext, ConnParam
 from psycopg.rows import AsyncRowFactory, Row
 
 from hyperdrive_client.bindings import Binding
+from hyperdrive_client.client.cache_status import CacheStatus
 from hyperdrive_client.client.route import Route, route
 
 
@@ -59,6 +60,11 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
     def last_wait(self) -> str | None:
         """As ``Connection.last_wait``."""
         return self.info.parameter_status("hyperdrive.last_wait")
+
+    @property
+    def last_cache(self) -> CacheStatus | None:
+        """As ``Connection.last_cache``."""
+        return CacheStatus.of(self.info.parameter_status("hyperdrive.cache"))
 
 
 async def _route(conninfo: object, *others: Any) -> Route:

@@ -10,6 +10,7 @@ from psycopg import Cursor
 from psycopg.abc import AdaptContext, ConnParam
 from psycopg.rows import Row, RowFactory
 
+from hyperdrive_client.client.cache_status import CacheStatus
 from hyperdrive_client.client.route import route
 
 
@@ -75,6 +76,14 @@ class Connection(psycopg.Connection[Row]):
         ``None`` if it never had to, or if there is no proxy.
         """
         return self.info.parameter_status("hyperdrive.last_wait")
+
+    @property
+    def last_cache(self) -> CacheStatus | None:
+        """Whether the last statement was answered from the cache, and if not, why.
+
+        ``None`` if there was none yet, or if there is no proxy.
+        """
+        return CacheStatus.of(self.info.parameter_status("hyperdrive.cache"))
 
 
 connect = Connection.connect

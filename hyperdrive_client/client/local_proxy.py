@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,8 +26,9 @@ _OFF = "HYPERDRIVE_PROXY=off"
 class LocalProxy:
     """A proxy that accepts connections from the moment it is made; it ends with this process.
 
-    ``door`` is where its clients connect to, and how they log in. The other arguments are the
-    fields of the proxy's ``Settings`` that say how it listens.
+    ``door`` is where its clients connect to, and how they log in. ``caching``: fields of the
+    proxy's ``Caching``, ``None`` for what is not given. The other arguments are the fields of its
+    ``Settings`` that say how it listens.
 
     Raises ``ProxyStartError``, or ``ConfigurationError`` for settings that cannot be.
     """
@@ -37,13 +39,14 @@ class LocalProxy:
         origin: Origin,
         *,
         origin_connection_limit: int | None = None,
+        caching: Mapping[str, Any] | None = None,
         **listening: Any,
     ) -> None:
         if _at_exit.is_set():
             raise ProxyStartError("the proxy can't be started: Python is shutting down")
         self._mode = mode
         self._owner = os.getpid()
-        self._running = _start(mode, origin, origin_connection_limit, listening)
+        self._running = _start(mode, origin, origin_connection_limit, caching or {}, listening)
         self.door = _door(self._running)
         _all.append(self)
 
@@ -93,17 +96,23 @@ def _close_all() -> None:
 
 
 def _start(
-    mode: Mode, origin: Origin, origin_connection_limit: int | None, listening: dict[str, Any]
+    mode: Mode,
+    origin: Origin,
+    origin_connection_limit: int | None,
+    caching: Mapping[str, Any],
+    listening: dict[str, Any],
 ) -> RunningProxy:
     # Only here: a program that never connects through a proxy never loads it.
     from hyperdrive_client.proxy import spawn
-    from hyperdrive_client.proxy.settings import Limits, Settings
+    from hyperdrive_client.proxy.settings import Caching, Limits, Settings
 
     limits = Limits()
     if origin_connection_limit is not None:
         limits = Limits(origin_connection_limit=origin_connection_limit)
     user, password = spawn.fresh_credentials()
-    settings = Settings(origin, user, password, limits=limits, **listening)
+    settings = Settings(
+        origin, user, password, limits=limits, caching=Caching.asked_for(**caching), **listening
+    )
     try:
         if mode == "thread":
             return spawn.ThreadProxy(settings)

@@ -8,7 +8,7 @@ import threading
 from hyperdrive_client.bindings import Origin, Resolution
 from hyperdrive_client.client import variables
 from hyperdrive_client.client.after_fork import notice_fork, run_after_fork
-from hyperdrive_client.client.local_proxy import LocalProxy, is_one_of_ours
+from hyperdrive_client.client.local_proxy import LocalProxy, Mode, is_one_of_ours
 from hyperdrive_client.client.shared_proxy import SharedProxy, shared_proxy_at
 from hyperdrive_client.errors import ProxyStartError
 
@@ -71,18 +71,22 @@ def found_to_be_a_proxy(origin: Origin) -> None:
 
 
 def _found_or_started(where: str, origin: Origin) -> LocalProxy | SharedProxy:
-    limit = variables.origin_connection_limit()
     if where == "thread":
-        return LocalProxy("thread", origin, origin_connection_limit=limit)
+        return _local("thread", origin)
     if where == "process":
-        return LocalProxy("process", origin, origin_connection_limit=limit)
+        return _local("process", origin)
     try:
         return SharedProxy(origin)
     except ProxyStartError as error:
         if where == "shared":
             raise ProxyStartError(f"{error}; HYPERDRIVE_PROXY=off connects without it") from error
         logger.warning("this program gets a proxy of its own: %s", error)
-        return LocalProxy("process", origin, origin_connection_limit=limit)
+        return _local("process", origin)
+
+
+def _local(mode: Mode, origin: Origin) -> LocalProxy:
+    limit = variables.origin_connection_limit()
+    return LocalProxy(mode, origin, origin_connection_limit=limit, caching=variables.caching())
 
 
 def _renew_lock() -> None:

@@ -8,15 +8,19 @@ import re
 from functools import cached_property
 from os import PathLike
 from types import TracebackType
-from typing import Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from hyperdrive_client.bindings import Origin, Resolution
 from hyperdrive_client.client.connection_fields import ConnectionFields
+from hyperdrive_client.client.console import purge
 from hyperdrive_client.client.local_proxy import LocalProxy, Mode
 from hyperdrive_client.client.proxies import is_a_proxy
 from hyperdrive_client.client.route import resolution_of
 from hyperdrive_client.client.stats import ProxyStats, stats_of
 from hyperdrive_client.errors import ConfigurationError, ProxyStartError
+
+if TYPE_CHECKING:
+    from hyperdrive_client.proxy.settings import CacheMode
 
 
 class _Proxy(ConnectionFields):
@@ -32,6 +36,9 @@ class _Proxy(ConnectionFields):
         port: int = 0,
         unix_socket: str | PathLike[str] | None = None,
         origin_connection_limit: int | None = None,
+        cache: CacheMode | None = None,
+        max_age: float | None = None,
+        stale_while_revalidate: float | None = None,
         config: str | PathLike[str] | None = None,
         env: str | None = None,
     ) -> None:
@@ -45,6 +52,11 @@ class _Proxy(ConnectionFields):
             "port": port,
             "unix_socket": None if unix_socket is None else _socket_path(unix_socket),
             "origin_connection_limit": origin_connection_limit,
+            "caching": {
+                "mode": cache,
+                "max_age": max_age,
+                "stale_while_revalidate": stale_while_revalidate,
+            },
         }
         self._local: LocalProxy | None = None
 
@@ -87,7 +99,9 @@ class Proxy(_Proxy):
     ``config`` and ``env``. ``mode``: a process of its own, or a thread of this one. ``auth``: how
     clients log in. It listens on ``host`` and ``port`` (0: any free one), or on ``unix_socket``,
     a path that ends in ``.s.PGSQL.`` and a port number, for that is what libpq looks for.
-    ``origin_connection_limit``: how many connections to the origin it opens at most.
+    ``origin_connection_limit``: how many connections to the origin it opens at most. ``cache``: the
+    mode of its cache, ``auto`` (the default), ``wal``, ``writes``, ``ttl`` or ``off``; ``max_age``
+    and ``stale_while_revalidate`` in seconds, which without a mode mean ``ttl``.
 
     It has ended when it is closed, or at the end of this process.
     """
@@ -109,6 +123,14 @@ class Proxy(_Proxy):
         Raises ``ProxyStartError`` if it is not started, and ``OperationalError`` if it has died.
         """
         return stats_of(self._door())
+
+    def purge(self, *tables: str) -> int:
+        """Forget the cache's answers, or those that depend on ``tables``; how many those were.
+
+        ``tables``: ``schema.name``, exactly as in the catalogue. Raises ``ConfigurationError`` if
+        one is not there, otherwise as ``stats``.
+        """
+        return purge(self._door(), tables)
 
     def __enter__(self) -> Self:
         self.start()
@@ -147,6 +169,10 @@ class AsyncProxy(_Proxy):
     async def stats(self) -> ProxyStats:
         """As ``Proxy.stats``."""
         return await asyncio.to_thread(stats_of, self._door())
+
+    async def purge(self, *tables: str) -> int:
+        """As ``Proxy.purge``."""
+        return await asyncio.to_thread(purge, self._door(), tables)
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -11,7 +11,11 @@ from dataclasses import replace
 from functools import cache
 
 from hyperdrive_client.bindings import Origin
-from hyperdrive_client.client.variables import origin_connection_limit, proxy_idle_timeout
+from hyperdrive_client.client.variables import (
+    caching,
+    origin_connection_limit,
+    proxy_idle_timeout,
+)
 from hyperdrive_client.errors import ProxyStartError
 from hyperdrive_client.registry import Place, Record, places, remove_dead, runtime_folder
 
@@ -22,8 +26,8 @@ _LOCK_TIMEOUT = 30.0
 class SharedProxy:
     """The running proxy for an origin, found, or else started.
 
-    There is one for each user, origin, set of limits, version of this package and Python. It ends
-    some time after its last client, not with this process.
+    There is one for each user, origin, set of limits and of the cache's settings, version of this
+    package and Python. It ends some time after its last client, not with this process.
 
     Raises ``ProxyStartError``.
     """
@@ -111,12 +115,18 @@ def shared_proxy_at(origin: Origin) -> Record | None:
     return None
 
 
+def shared_proxies_for(origin: Origin) -> list[Record]:
+    """Return the running shared proxies in front of an origin, whatever their settings."""
+    running = (place.running() for place in places())
+    return [record for record in running if record and record.origin == _shown(origin)]
+
+
 def _start(origin: Origin, place: Place) -> Record:
     """Hold the place's lock."""
     # Only here: a program that finds a proxy never loads one.
     from hyperdrive_client import __version__
     from hyperdrive_client.proxy import detached, spawn
-    from hyperdrive_client.proxy.settings import Limits, Settings
+    from hyperdrive_client.proxy.settings import Caching, Limits, Settings
 
     user, password = spawn.fresh_credentials()
     port = 0
@@ -135,6 +145,7 @@ def _start(origin: Origin, place: Place) -> Record:
         unix_socket=str(place.socket),
         auth="peer",
         limits=limits,
+        caching=Caching.asked_for(**caching()),
     )
     record = Record(
         id=place.id,
@@ -170,6 +181,7 @@ def _id(origin: Origin) -> str:
         origin.connection_string,
         origin_connection_limit(),
         proxy_idle_timeout(),
+        caching(),
         *_installation(),
     )
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-import psycopg
-
 from hyperdrive_client.bindings import Origin
+from hyperdrive_client.client.console import console
 
-_CONSOLE = "hyperdrive.console"
-# A proxy answers at once, unless its process is stopped.
-_CONNECT_TIMEOUT = 5
+_STATUS = "cache."
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,26 +53,27 @@ class ProxyStats:
     """How long of that because of a pin."""
     pins: Mapping[str, int]
     """How often a session was pinned to an origin connection, by reason."""
+    cache: Mapping[str, int]
+    """How statements fared with the cache, by status: ``hit``, ``miss`` and the others."""
+    cache_entries: int
+    """Answers that the cache holds now."""
+    cache_bytes: int
+    """How many bytes those take."""
 
 
 def stats_of(door: Origin) -> ProxyStats:
     """Ask the proxy whose clients log in by ``door``. Raises ``psycopg.OperationalError``."""
-    # Whatever the environment asks of a database.
-    parameters = {
-        "hostaddr": "",
-        "gssencmode": "disable",
-        "channel_binding": "disable",
-        "target_session_attrs": "any",
-        "connect_timeout": str(_CONNECT_TIMEOUT),
-        **door.libpq_parameters(),
-        "dbname": _CONSOLE,
-    }
-    with psycopg.connect("", autocommit=True, **parameters) as connection:  # type: ignore[arg-type]
+    with console(door) as connection:
         values: dict[str, str] = dict(connection.execute("SHOW STATS").fetchall())
         pins = {reason: int(times) for reason, _, times in connection.execute("SHOW PINS")}
     numbers = {
         each.name: (int if each.type == "int" else float)(values[each.name])
         for each in fields(ProxyStats)
-        if each.name != "pins"
+        if each.type in ("int", "float")
     }
-    return ProxyStats(**numbers, pins=pins)  # type: ignore[arg-type]
+    statuses = {
+        name.removeprefix(_STATUS): int(times)
+        for name, times in values.items()
+        if name.startswith(_STATUS)
+    }
+    return ProxyStats(**numbers, pins=pins, cache=statuses)  # type: ignore[arg-type]

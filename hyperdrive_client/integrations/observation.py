@@ -54,13 +54,31 @@ class Observation:
     @property
     def pins(self) -> Mapping[str, int]:
         """By reason, how often a session was pinned; what did not happen is not in it."""
-        before = self._before.pins
-        counts = {reason: times - before.get(reason, 0) for reason, times in self._now.pins.items()}
-        return {reason: times for reason, times in counts.items() if times}
+        return _difference(self._before.pins, self._now.pins)
+
+    @property
+    def cache(self) -> Mapping[str, int]:
+        """By status, how statements fared with the cache; what did not happen is not in it."""
+        return _difference(self._before.cache, self._now.cache)
+
+    @property
+    def cache_hits(self) -> int:
+        """How many statements were answered from the cache."""
+        return self.cache.get("hit", 0)
+
+    @property
+    def cache_misses(self) -> int:
+        """How many could have been, and were answered by the database."""
+        return self.cache.get("miss", 0)
 
     @property
     def _now(self) -> ProxyStats:
         return _at_rest(self._proxy) if self._after is None else self._after
+
+
+def _difference(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    counts = {name: times - before.get(name, 0) for name, times in after.items()}
+    return {name: times for name, times in counts.items() if times}
 
 
 @contextmanager

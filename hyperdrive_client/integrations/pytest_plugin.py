@@ -1,8 +1,8 @@
 """pytest fixtures: a PostgreSQL origin, a proxy in front of it, connections and engines.
 
 Nothing runs or is imported before a test asks for a fixture. Options, each also in the ini file:
-``--hyperdrive-origin URL|BINDING`` (``hyperdrive_origin``) and ``--hyperdrive-mode process|thread``
-(``hyperdrive_mode``).
+``--hyperdrive-origin URL|BINDING`` (``hyperdrive_origin``), ``--hyperdrive-mode process|thread``
+(``hyperdrive_mode``) and ``--hyperdrive-cache MODE`` (``hyperdrive_cache``).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _OPTIONS = {
         "name of a binding. Under xdist each worker makes a database of its own there."
     ),
     "mode": "Where the proxy runs: in a thread of the tests' process (default), or a process.",
+    "cache": "The mode of the proxy's cache: auto (default), wal, writes, ttl or off.",
 }
 
 _NAME_BYTES = 63  # PostgreSQL, "Identifiers and Key Words"
@@ -140,7 +141,9 @@ def hyperdrive_proxy(request: pytest.FixtureRequest, hyperdrive_origin: str) -> 
     """A running proxy in front of ``hyperdrive_origin``."""
     from hyperdrive_client import Proxy
 
-    with Proxy(hyperdrive_origin, mode=_option(request.config, "mode") or "thread") as proxy:
+    config = request.config
+    cache = _option(config, "cache") or None
+    with Proxy(hyperdrive_origin, mode=_option(config, "mode") or "thread", cache=cache) as proxy:
         yield proxy
 
 
@@ -168,7 +171,8 @@ def hyperdrive_observer(
     """To assert on what went to the database: ``with hyperdrive_observer() as seen``.
 
     ``seen`` has ``origin_round_trips``, ``background_round_trips``, ``origin_connections_opened``,
-    ``waits``, ``replays`` and ``pins``, of all of the proxy's clients together.
+    ``waits``, ``replays``, ``pins``, ``cache``, ``cache_hits`` and ``cache_misses``, of all of the
+    proxy's clients together.
     """
     from hyperdrive_client.integrations.observation import observe
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ..bindings.connection_string import Origin
 from ..errors import ConfigurationError
@@ -118,6 +118,17 @@ class Caching:
     functions: tuple[str, ...] = ()
     """Functions outside of pg_catalog, as ``schema.name``, whose results depend on their arguments
     alone, by the user's word."""
+
+    @classmethod
+    def asked_for(cls, **given: Any) -> Caching:
+        """From those fields that are not ``None``.
+
+        An age without a mode means ``ttl``: Hyperdrive has no other.
+        """
+        values = {name: value for name, value in given.items() if value is not None}
+        if values.keys() & {"max_age", "stale_while_revalidate"}:
+            values.setdefault("mode", "ttl")
+        return cls(**values)
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(CacheMode):

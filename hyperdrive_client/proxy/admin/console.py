@@ -16,16 +16,23 @@ _HELP = Table(
         ("SHOW SESSIONS", "clients: process id, state, what keeps an origin connection, name"),
         ("SHOW PINS", "what keeps origin connections: sessions now, and how often so far"),
         ("SHOW POOL", "the origin connections of the configured database, and who waits"),
+        ("SHOW CACHE", "the cache: its mode and why, what it holds, how statements fared with it"),
         ("SHOW HELP", "this list"),
+        ("PURGE", "forgets all answers that the cache holds"),
+        ("PURGE TABLE schema.name", "forgets those that depend on the table, or on several: a, b"),
     ],
 )
+_BLANKS = b"; \t\r\n"
 _EXTENDED = frozenset((m.PARSE, m.BIND, m.DESCRIBE, m.EXECUTE, m.CLOSE))
 # What belongs to a COPY that there is not, and the rest of a message that was too long.
 _IGNORED = frozenset((-1, m.COPY_DATA, m.COPY_DONE, m.COPY_FAIL, m.FLUSH))
 
 
 class Console:
-    """One client's conversation with the console: the simple protocol, and nothing to change."""
+    """One client's conversation with the console, in the simple protocol.
+
+    All that can be changed is what the cache holds.
+    """
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -64,8 +71,31 @@ class Console:
                 return _rows(_HELP)
             case [b"show", name] if show := SHOWN.get(name.removeprefix(b"hyperdrive.")):
                 return _rows(show(self._core, self._core.pool))
+            case [b"purge"]:
+                return _purged(self._core.cache.purge())
+            case [b"purge", b"table", _, *_]:
+                return self._purge_tables(text)
         commands = ", ".join(str(command) for command, _ in _HELP.rows)
         return m.error_response("42601", f"the console knows {commands}, and no other command")
+
+    def _purge_tables(self, text: bytes) -> bytes:
+        """Names are exactly as written, each up to a comma."""
+        cache = self._core.cache
+        if cache.catalogue is None:
+            return m.error_response("55000", f"the cache knows no tables now: {cache.closed}")
+        names = text.strip(_BLANKS).split(None, 2)[2].split(b",")
+        tables = {name.strip(_BLANKS): 0 for name in names}
+        for name in tables:
+            table = cache.catalogue.oid_of(name)
+            if table is None:
+                shown = name.decode("utf-8", "replace")
+                return m.error_response("42P01", f"the cache knows no table {shown!r}")
+            tables[name] = table
+        return _purged(cache.purge(tables.values()))
+
+
+def _purged(answers: int) -> bytes:
+    return m.command_complete(b"PURGE %d" % answers)
 
 
 def _rows(table: Table) -> bytes:

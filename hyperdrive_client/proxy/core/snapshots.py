@@ -72,6 +72,24 @@ def _stats(core: Core, pool: Pool) -> Table:
         links=counters.links,
         link_seconds=counters.link_seconds,
         pinned_seconds=counters.pinned_seconds,
+        cache_entries=len(core.cache.store),
+        cache_bytes=core.cache.store.bytes,
+        **{f"cache.{status}": times for status, times in counters.cache.items()},
+    )
+
+
+def _cache(core: Core, pool: Pool) -> Table:
+    cache = core.cache
+    broken = cache.guard.broken if cache.mode == "wal" else ""
+    return _values(
+        mode=cache.mode,
+        mode_reason=cache.closed or broken,
+        entries=len(cache.store),
+        bytes=cache.store.bytes,
+        memory=cache.settings.memory,
+        max_age=cache.settings.max_age,
+        stale_while_revalidate=cache.settings.stale_while_revalidate,
+        **core.counters.cache,
     )
 
 
@@ -90,5 +108,6 @@ SHOWN: dict[bytes, Callable[[Core, Pool], Table]] = {
     b"sessions": _sessions,
     b"pins": _pins,
     b"pool": _pool,
+    b"cache": _cache,
 }
 """By name; the pool is that of the database which is asked about."""

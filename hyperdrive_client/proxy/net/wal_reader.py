@@ -26,13 +26,11 @@ from ...protocol.replication import (
 )
 from ..cache.guard import Guard
 from ..core.origin_startup import Credentials
-from ..settings import Settings
+from ..settings import PUBLICATION, Settings
 from .first_end import first_end
 from .own_connection import QUERY_CANCELED, OwnConnection, OwnConnectionError, own_connection
 
 logger = logging.getLogger(__name__)
-
-PUBLICATION = "hyperdrive_cache"
 
 QUERY_SECONDS = 2.0
 # Making a slot waits for the transactions that are open.

@@ -9,10 +9,15 @@ from hyperdrive_client.errors import ClientProtocolError
 from hyperdrive_client.protocol import messages as m
 from hyperdrive_client.protocol.framing import origin_framer
 from hyperdrive_client.proxy.admin.console import Console
+from hyperdrive_client.proxy.cache.store import Entry, Key
 from hyperdrive_client.proxy.core.core import Core
 from hyperdrive_client.proxy.settings import Settings
 
 ORIGIN = Origin((Address("127.0.0.1", 5432),), "owner", "app", "secret")
+COMMANDS = (
+    "SHOW STATS, SHOW SESSIONS, SHOW PINS, SHOW POOL, SHOW CACHE, SHOW HELP, PURGE, "
+    "PURGE TABLE schema.name"
+)
 READY = m.ready_for_query(m.IDLE)
 OPEN = m.ready_for_query(m.IN_TRANSACTION)
 
@@ -42,7 +47,7 @@ def fields(answer: bytes) -> dict[str, str]:
     return m.error_fields(answer[5:])
 
 
-@pytest.mark.parametrize("name", ["stats", "sessions", "pins", "pool", "help"])
+@pytest.mark.parametrize("name", ["stats", "sessions", "pins", "pool", "cache", "help"])
 @pytest.mark.parametrize("text", ["SHOW {};", " show\n\t{} ", "Show {}"])
 def test_each_command_is_answered_with_rows(console: Console, name: str, text: str) -> None:
     answer = asks(console, text.format(name))
@@ -70,16 +75,114 @@ def test_pins_are_told_by_their_reason(console: Console, core: Core) -> None:
 
 def test_help_names_all_that_there_is(console: Console) -> None:
     answer = asks(console, "SHOW HELP")
-    for command in (b"SHOW STATS", b"SHOW SESSIONS", b"SHOW PINS", b"SHOW POOL", b"SHOW HELP"):
-        assert command in answer
+    for command in COMMANDS.split(", "):
+        assert command.encode() in answer
 
 
-@pytest.mark.parametrize("text", ["SELECT 1", "SHOW", "SHOW nothing", "SHOW STATS SHOW PINS", "x'"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT 1",
+        "SHOW",
+        "SHOW nothing",
+        "SHOW STATS SHOW PINS",
+        "x'",
+        "PURGE public.a",
+        "PURGE TABLE",
+    ],
+)
 def test_anything_else_is_an_error_that_lists_what_there_is(console: Console, text: str) -> None:
     answer = asks(console, text)
     assert kinds(answer) == "EZ"
     assert fields(answer)["C"] == "42601"
-    assert "SHOW STATS, SHOW SESSIONS, SHOW PINS, SHOW POOL, SHOW HELP" in fields(answer)["M"]
+    assert COMMANDS in fields(answer)["M"]
+
+
+def test_the_cache_by_its_mode_and_what_it_holds(console: Console, core: Core) -> None:
+    core.cache.decide("wal", "")
+    core.counters.cache["hit"] = 3
+    answer = asks(console, "SHOW CACHE")
+    for row in ((b"mode", b"wal"), (b"entries", b"0"), (b"bytes", b"0"), (b"hit", b"3")):
+        assert m.data_row(row) in answer
+    assert m.data_row((b"mode_reason", b"the catalogue was not read yet")) in answer
+    assert m.data_row((b"cache.hit", b"3")) in asks(console, "SHOW STATS")
+
+
+def test_a_cache_whose_guard_is_broken_says_so(console: Console, core: Core) -> None:
+    core.cache.decide("wal", "")
+    core.cache.catalogue_loaded(Tables())  # type: ignore[arg-type]
+    core.cache.guard.lost("the stream has ended")
+    row = m.data_row((b"mode_reason", b"the stream has ended"))
+    assert row in asks(console, "SHOW CACHE")
+
+
+class Tables:
+    """A catalogue that has some tables."""
+
+    def oid_of(self, name: bytes) -> int | None:
+        return {b"public.a": 1, b"public.b": 2}.get(name)
+
+
+def keep(core: Core, text: bytes, *tables: int) -> None:
+    slots = core.cache.epochs.slots(tables)
+    core.cache.keep(
+        Entry(
+            Key((), text, b"", b"", b"Q"),
+            b"answer",
+            request=b"",
+            tables=tables,
+            slots=slots,
+            vector=core.cache.epochs.vector(slots),
+            sent=0.0,
+            arrived=0.0,
+        )
+    )
+
+
+@pytest.fixture
+def full_core(core: Core) -> Core:
+    """Its cache holds answers from table 1, from tables 1 and 2, and from none."""
+    core.cache.decide("writes", "")
+    core.cache.catalogue_loaded(Tables())  # type: ignore[arg-type]
+    keep(core, b"one", 1)
+    keep(core, b"both", 1, 2)
+    keep(core, b"none")
+    return core
+
+
+@pytest.mark.parametrize(
+    ("text", "answers"),
+    [
+        ("PURGE", 3),
+        ("purge;", 3),
+        ("PURGE TABLE public.b", 1),
+        ("purge table\n public.a ;", 2),
+        ("PURGE TABLE public.b, public.a", 2),
+    ],
+)
+def test_a_purge_says_how_many_answers_it_has_forgotten(
+    console: Console, full_core: Core, text: str, answers: int
+) -> None:
+    assert asks(console, text) == m.command_complete(b"PURGE %d" % answers) + READY
+    assert len(full_core.cache.store) == 3 - answers
+    assert asks(console, text) == m.command_complete(b"PURGE 0") + READY
+
+
+@pytest.mark.parametrize(
+    "text", ["PURGE TABLE public.c", "PURGE TABLE public.a, c", "PURGE TABLE PUBLIC.A"]
+)
+def test_a_purge_of_a_table_that_is_not_there_purges_nothing(
+    console: Console, full_core: Core, text: str
+) -> None:
+    answer = asks(console, text)
+    assert (kinds(answer), fields(answer)["C"]) == ("EZ", "42P01")
+    assert len(full_core.cache.store) == 3
+
+
+def test_a_purge_of_a_table_while_none_is_known(console: Console, core: Core) -> None:
+    answer = asks(console, "PURGE TABLE public.a")
+    assert fields(answer)["C"] == "55000"
+    assert "the origin was not looked at yet" in fields(answer)["M"]
 
 
 @pytest.mark.parametrize("text", ["", ";", " \n; "])
