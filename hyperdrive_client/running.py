@@ -1,4 +1,4 @@
-"""``hyperdrive status``, ``logs``, ``stop``, ``purge``: the proxies that a user's programs share."""
+"""``hyperdrive status``, ``logs``, ``stop`` and ``purge``: proxies that a user's programs share."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..settings import Caching
@@ -12,6 +12,10 @@ from .store import Entry, Key, Store
 
 if TYPE_CHECKING:
     from .catalogue import Catalogue
+
+
+# So long after the last look at the catalogue, what others may have done to it counts.
+CATALOGUE_SECONDS = 4.0
 
 
 class Everything(frozenset[int]):
@@ -42,6 +46,11 @@ class Cache:
         self.catalogue: Catalogue | None = None
         self.on_stale: Callable[[], None] = lambda: None
         """Called when the catalogue has to be read again."""
+        self.catalogue_at = float("-inf")
+        """Until then at least the catalogue was as it is known, in seconds."""
+        self._session: Mapping[str, str] | None = None
+        self.on_other_defaults: Callable[[], None] = lambda: None
+        """Called when sessions begin with other settings than before."""
         self.on_switch: Callable[[], None] = lambda: None
         """Called when it was switched on or off: ``serves`` is another."""
         self.wants_catalogue = False
@@ -79,8 +88,19 @@ class Cache:
         if self.serves is not served:
             self.on_switch()
 
-    def catalogue_loaded(self, catalogue: Catalogue) -> None:
-        """The catalogue as it is now. What was kept under the last one is not served any more."""
+    def catalogue_unchanged(self, asked: float) -> None:
+        """The catalogue is still the same; that was asked for at this time, in seconds."""
+        self.catalogue_at = asked
+
+    def catalogue_loaded(self, catalogue: Catalogue, asked: float) -> None:
+        """The catalogue as it was at a time, in seconds, or later.
+
+        What was kept under the last one is not served any more.
+        """
+        self.catalogue_at = asked
+        if self._session not in (None, catalogue.session):
+            self.on_other_defaults()
+        self._session = catalogue.session
         self.catalogue = catalogue
         self.generation += 1
         self.wants_catalogue = False
@@ -125,7 +145,16 @@ class Cache:
 
     def refusal(self, now: float) -> str:
         """Why no answer may be given from here now; empty if it may."""
-        return self.closed or (self.guard.refusal(now) if self.mode == "wal" else "")
+        if self.closed:
+            return self.closed
+        if now - self.catalogue_at >= CATALOGUE_SECONDS:
+            return "the catalogue was not looked at in time"
+        return self.guard.refusal(now) if self.mode == "wal" else ""
+
+    @property
+    def known_until(self) -> float:
+        """All that others had committed by then, in seconds, is known of."""
+        return min(self.guard.horizon, self.catalogue_at)
 
     def unguarded(self, tables: Iterable[int]) -> str:
         """Why answers from these tables can't be kept in this mode; empty if they can."""

@@ -67,6 +67,11 @@ class Catalogue:
         }
         """OID → why the WAL does not tell of changes to it."""
 
+    @property
+    def session(self) -> Mapping[str, str]:
+        """What sessions begin with, as far as it decides what names mean."""
+        return self.contents.session
+
     @classmethod
     def of(cls, answers: Answers, caching: Caching) -> Catalogue:
         """From the rows of ``catalogue_queries.QUERIES``, by the query's name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,6 +30,10 @@ _EXECUTES_ALL = b"E\x00\x00\x00\x09\x00\x00\x00\x00\x00"
 _DESCRIBES_PORTAL = b"D\x00\x00\x00\x06P\x00"
 # What commands start with that are no reads: most of those that programs send.
 _NO_READS = frozenset((b"in", b"up", b"de", b"be", b"co", b"ro", b"me", b"cr", b"al", b"dr"))
+# timetz and its array: the zone's offset is today's.
+_TIMES_WITH_ZONE = (1266, 1270)
+# FirstNormalObjectId.
+_FIRST_USERS_OID = 16384
 # Longer parameters are rarely anybody else's.
 MAX_BOUND_BYTES = 16 * 1024
 # How many answers are fetched anew in the background at once.
@@ -83,8 +88,7 @@ def exact(client: ClientSession, data: bytes, now: float) -> bool:
         return False
     entry, belongings = found
     if (
-        cache.closed
-        or (cache.mode == "wal" and cache.guard.refusal(now))
+        cache.refusal(now)
         or now - entry.sent >= cache.settings.max_age
         or cache.epochs.vector(entry.slots) != entry.vector
         or (client.status != m.IDLE and not _goes_on(client, cache, entry))
@@ -149,6 +153,8 @@ def answer(client: ClientSession, chunk: Chunk, index: int, now: float) -> int:
         return _not_served(client, verdict.status, verdict.reason)
     if unguarded := cache.unguarded(verdict.tables):
         return _not_served(client, "uncacheable", unguarded)
+    if _has_odd_types(batch.types):
+        return _not_served(client, "uncacheable", "a parameter's type")
     if batch.bound and has_clock_word(batch.bound):
         return _not_served(client, "volatile", "a parameter that may mean the time of day")
     if refusal := _transaction_refusal(client, cache):
@@ -250,7 +256,7 @@ def _may_serve(client: ClientSession, cache: Cache, entry: Entry) -> bool:
 def _known_until(client: ClientSession, cache: Cache) -> float:
     """What is current now reflects everything that others could see by then."""
     if cache.mode == "wal":
-        return cache.guard.horizon
+        return cache.known_until
     if cache.mode == "writes":
         began = [o.writes_since for o in client.pool.origins if o.written is not None]
         return min(began, default=float("inf"))
@@ -349,7 +355,8 @@ def open_fill(client: ClientSession, origin: OriginSession, now: float) -> None:
     """Right before the request is written: what it is answered may be kept."""
     miss, client.miss = client.miss, None
     cache = client.cache
-    if miss is None or cache is None or origin.expected:
+    # Who began before the database's defaults were changed may mean something else.
+    if miss is None or cache is None or origin.expected or origin.retires_at <= now:
         return
     sealed = cache.seal(miss.tables)
     if client.flight is not None:
@@ -513,6 +520,13 @@ def _batch(client: ClientSession, chunk: Chunk, index: int) -> Batch | None:
 
 
 _STATEMENT = ord("S")
+
+
+@lru_cache(maxsize=1024)
+def _has_odd_types(types: bytes) -> bool:
+    """Whether a parameter's input may depend on the date, or be a user's own function."""
+    oids = struct.unpack_from(f">{len(types) // 4}I", types, 2)
+    return any(oid in _TIMES_WITH_ZONE or oid >= _FIRST_USERS_OID for oid in oids)
 
 
 @lru_cache(maxsize=1024)

@@ -138,11 +138,18 @@ class CacheKeeper:
                     await self._stale.wait()
             self._stale.clear()
             if not self._cache.wants_catalogue:
+                asked = self._now()
                 ((now,),) = await side.query(FINGERPRINT, POLL_SECONDS)
                 if now == fingerprint:
+                    self._cache.catalogue_unchanged(asked)
                     continue
                 self._cache.changes_catalogue()
-            fingerprint = await self._load(side)
+            # What sessions begin with may be among it, and only a new one shows that.
+            async with own_connection(
+                self._core.settings, self._credentials, CONNECT_SECONDS, address=side.address
+            ) as fresh:
+                await fresh.results(_SETTINGS, POLL_SECONDS)
+                fingerprint = await self._load(fresh)
 
     async def _load(self, side: OwnConnection) -> bytes | None:
         """Read the catalogue; its fingerprint.
@@ -153,11 +160,12 @@ class CacheKeeper:
         """
         while True:
             self._stale.clear()
+            asked = self._now()
             ((fingerprint,),), *answers = await side.results(_LOAD, LOAD_SECONDS)
             if len(answers) != len(QUERIES):
                 raise OriginProtocolError("the catalogue's queries have not all been answered")
             named = dict(zip(QUERIES, answers, strict=True))
-            self._cache.catalogue_loaded(Catalogue.of(named, self._cache.settings))
+            self._cache.catalogue_loaded(Catalogue.of(named, self._cache.settings), asked)
             if not self._stale.is_set():
                 return fingerprint
             self._cache.changes_catalogue()

@@ -110,7 +110,7 @@ def test_the_cache_by_its_mode_and_what_it_holds(console: Console, core: Core) -
 
 def test_a_cache_whose_guard_is_broken_says_so(console: Console, core: Core) -> None:
     core.cache.decide("wal", "")
-    core.cache.catalogue_loaded(Tables())  # type: ignore[arg-type]
+    core.cache.catalogue_loaded(Tables(), float("inf"))  # type: ignore[arg-type]
     core.cache.guard.lost("the stream has ended")
     row = m.data_row((b"mode_reason", b"the stream has ended"))
     assert row in asks(console, "SHOW CACHE")
@@ -118,6 +118,8 @@ def test_a_cache_whose_guard_is_broken_says_so(console: Console, core: Core) -> 
 
 class Tables:
     """A catalogue that has some tables."""
+
+    session: dict[str, str] = {}  # noqa: RUF012
 
     def oid_of(self, name: bytes) -> int | None:
         return {b"public.a": 1, b"public.b": 2}.get(name)
@@ -143,7 +145,7 @@ def keep(core: Core, text: bytes, *tables: int) -> None:
 def full_core(core: Core) -> Core:
     """Its cache holds answers from table 1, from tables 1 and 2, and from none."""
     core.cache.decide("writes", "")
-    core.cache.catalogue_loaded(Tables())  # type: ignore[arg-type]
+    core.cache.catalogue_loaded(Tables(), float("inf"))  # type: ignore[arg-type]
     keep(core, b"one", 1)
     keep(core, b"both", 1, 2)
     keep(core, b"none")

@@ -15,6 +15,7 @@ class Catalogue:
     """Tables 1 to 9; 5 is unlogged, 6 is partitioned."""
 
     unguarded = {5: "is unlogged"}  # noqa: RUF012
+    session: dict[str, str] = {}  # noqa: RUF012
 
     def has_no_rows(self, oid: int) -> bool:
         return oid == 6
@@ -25,7 +26,7 @@ class Catalogue:
 
 def make(mode: str = "writes", **caching: object) -> Cache:
     cache = Cache(Caching(mode=mode, **caching))  # type: ignore[arg-type]
-    cache.catalogue_loaded(Catalogue())  # type: ignore[arg-type]
+    cache.catalogue_loaded(Catalogue(), float("inf"))  # type: ignore[arg-type]
     if mode == "wal":
         cache.guard.started(range(1, 5), NOW)
     return cache
@@ -90,13 +91,13 @@ class TestSeals:
         cache = make()
         cache.catalogue_lost("gone")
         sealed = cache.seal((1,))
-        cache.catalogue_loaded(Catalogue())  # type: ignore[arg-type]
+        cache.catalogue_loaded(Catalogue(), float("inf"))  # type: ignore[arg-type]
         assert not cache.holds(sealed)
 
     def test_none_lasts_that_a_new_catalogue_came_under(self) -> None:
         cache = make()
         sealed = cache.seal((1,))
-        cache.catalogue_loaded(Catalogue())  # type: ignore[arg-type]
+        cache.catalogue_loaded(Catalogue(), float("inf"))  # type: ignore[arg-type]
         assert not cache.holds(sealed)
 
     def test_none_of_what_is_unsettled(self) -> None:
@@ -194,7 +195,7 @@ class TestClosed:
         keep(cache)
         cache.catalogue_lost("no permission")
         assert cache.refusal(NOW) == "no permission"
-        cache.catalogue_loaded(Catalogue())  # type: ignore[arg-type]
+        cache.catalogue_loaded(Catalogue(), float("inf"))  # type: ignore[arg-type]
         assert cache.refusal(NOW) == ""
         assert cache.get(key(), NOW) is None
 
@@ -208,7 +209,7 @@ class TestClosed:
         assert told == [True]
         assert "DDL" in cache.refusal(NOW)
         assert cache.get(key(), NOW) is None
-        cache.catalogue_loaded(Catalogue())  # type: ignore[arg-type]
+        cache.catalogue_loaded(Catalogue(), float("inf"))  # type: ignore[arg-type]
         assert cache.refusal(NOW) == ""
         assert cache.generation > generation
 

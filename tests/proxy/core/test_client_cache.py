@@ -26,6 +26,7 @@ class Catalogue:
     def __init__(self) -> None:
         self.default_isolation = b"read committed"
         self.unguarded: dict[int, str] = {}
+        self.session: dict[str, str] = {}
         self.also_written: frozenset[int] = frozenset()
         """What triggers write to, whichever table is written."""
 
@@ -65,7 +66,7 @@ def cached(start):
         client, server = proxy.pair(options=options)
         cache = proxy.core.cache
         catalogue = Catalogue()
-        cache.catalogue_loaded(catalogue)
+        cache.catalogue_loaded(catalogue, float("inf"))
         if mode == "wal":
             cache.guard.started(TABLES.values(), proxy.now)
         return SimpleNamespace(
@@ -772,7 +773,7 @@ class TestWrites:
         server.hears()
         new = Catalogue()
         new.also_written = frozenset({2})
-        filled.cache.catalogue_loaded(new)
+        filled.cache.catalogue_loaded(new, float("inf"))
         third = filled.proxy.client()
         third.sends(f"Q {B}")
         second = filled.proxy.servers[1]
@@ -853,7 +854,7 @@ class TestRaces:
         assert told == [True]
         misses(client, server, value="2")
         misses(client, server, value="2")
-        world.cache.catalogue_loaded(Catalogue())
+        world.cache.catalogue_loaded(Catalogue(), float("inf"))
         misses(client, server, value="2")
         hits(client, server, value="2")
 
@@ -1472,7 +1473,7 @@ class TestOff:
         server.hears()
         cache = proxy.core.cache
         cache.decide("writes", "")
-        cache.catalogue_loaded(Catalogue())
+        cache.catalogue_loaded(Catalogue(), float("inf"))
         other = proxy.client()
         other.sends(f"Q {A}")
         second = proxy.servers[1]
