@@ -36,10 +36,6 @@ _BEGIN_BODY = Struct(">xQQI")
 _COMMIT_BODY = Struct(">xxQQQ")
 _STATUS_BODY = Struct(">BQQQQ?")
 
-# Behind the pages of a file of WAL's first page, and of every other, as they are laid out.
-_LONG_HEADER = 40
-_SHORT_HEADER = 24
-
 
 class Committed(NamedTuple):
     """A transaction with an id of 32 bits, the OIDs of the tables it has changed, and the LSN
@@ -135,19 +131,6 @@ def lsn_of(text: bytes) -> int:
 
 def lsn_text(lsn: int) -> bytes:
     return b"%X/%X" % (lsn >> 32, lsn & 0xFFFFFFFF)
-
-
-def end_of_records(insert_lsn: int, block: int, segment: int) -> int:
-    """Where the last record ends if the next would begin at ``insert_lsn``; sizes in bytes.
-
-    At the beginning of a page that is nothing but its header yet, the two are not the same, and the
-    stream would not be seen to have passed the record until there is another.
-    """
-    if insert_lsn % segment == _LONG_HEADER:
-        return insert_lsn - _LONG_HEADER
-    if insert_lsn % block == _SHORT_HEADER:
-        return insert_lsn - _SHORT_HEADER
-    return insert_lsn
 
 
 class Snapshot(NamedTuple):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,6 +15,7 @@ import pytest
 
 from hyperdrive_client.proxy.core.core import Core
 from hyperdrive_client.proxy.net import cache_keeper
+from hyperdrive_client.proxy.net.own_connection import OwnConnection, Row
 from hyperdrive_client.proxy.settings import Caching
 
 if TYPE_CHECKING:
@@ -171,6 +174,31 @@ class TestTheCatalogue:
             expected = (1, *(7,) * (number + 1))
             assert kept.read() == ([expected], False)
             wait_until(lambda: kept.read() == ([expected], True))  # noqa: B023
+
+    def test_is_not_used_if_ddl_was_done_while_it_was_read(
+        self, start: StartKept, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ask = OwnConnection.results
+        read, goes_on, closed = threading.Event(), threading.Event(), []
+
+        async def results(self: OwnConnection, text: bytes, timeout: float) -> list[list[Row]]:
+            if read.is_set():
+                closed.append(kept.cache.closed)
+            answer = await ask(self, text, timeout)
+            if b"REPEATABLE READ" in text and not read.is_set():
+                read.set()
+                await asyncio.to_thread(goes_on.wait, 20)
+            return answer
+
+        kept = start("writes")
+        wait_until(lambda: kept.read() == ([(1,)], True))
+        monkeypatch.setattr(OwnConnection, "results", results)
+        kept.client.execute("ALTER TABLE a ADD COLUMN w int DEFAULT 7")
+        assert read.wait(20)
+        kept.client.execute("ALTER TABLE a ADD COLUMN x int DEFAULT 8")
+        goes_on.set()
+        wait_until(lambda: kept.read() == ([(1, 7, 8)], True))
+        assert "DDL" in closed[0]
 
     def test_is_read_again_after_ddl_of_others(self, start: StartKept) -> None:
         kept = start("writes")

@@ -17,14 +17,10 @@ from hyperdrive_client.protocol.replication import (
     Keepalive,
     Snapshot,
     TransactionStream,
-    end_of_records,
     lsn_of,
     lsn_text,
     standby_status_update,
 )
-
-PAGE = 8192
-FILE = 16 * 1024 * 1024
 
 OIDS = st.integers(1, 2**32 - 1)
 LSNS = st.integers(0, 2**63 - 1)
@@ -223,21 +219,6 @@ def test_an_lsn_as_postgresql_writes_it(text: bytes, lsn: int):
 def test_what_is_no_lsn_is_refused(text: bytes):
     with pytest.raises(OriginProtocolError):
         lsn_of(text)
-
-
-@pytest.mark.parametrize(
-    ("insert_lsn", "end"),
-    [
-        (FILE + 40, FILE),
-        (FILE + PAGE + 24, FILE + PAGE),
-        (FILE + PAGE + 32, FILE + PAGE + 32),
-        (FILE + PAGE + 40, FILE + PAGE + 40),
-        (FILE + 48, FILE + 48),
-        (FILE - 8, FILE - 8),
-    ],
-)
-def test_a_pages_header_is_behind_the_last_record(insert_lsn: int, end: int):
-    assert end_of_records(insert_lsn, PAGE, FILE) == end
 
 
 def test_a_snapshot_sees_what_has_ended():

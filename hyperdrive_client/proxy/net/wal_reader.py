@@ -20,7 +20,6 @@ from ...protocol.replication import (
     Committed,
     Snapshot,
     TransactionStream,
-    end_of_records,
     lsn_of,
     standby_status_update,
 )
@@ -56,8 +55,7 @@ _STREAM_PARAMETERS = {
 
 _REQUIREMENTS = b"""
 SELECT current_setting('server_version_num'), pg_is_in_recovery()::text,
-  current_setting('wal_level'), current_setting('wal_block_size'),
-  (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size')
+  current_setting('wal_level')
 """
 
 # Which server this is, and since when it runs.
@@ -140,25 +138,21 @@ class Mark(NamedTuple):
     last: float
 
 
-async def check_requirements(side: OwnConnection, origin: Origin) -> tuple[int, int]:
-    """Raise ``WalRefusedError`` for what an origin must have but for the publication.
-
-    The size of a page of WAL and of a file, in bytes.
-    """
+async def check_requirements(side: OwnConnection, origin: Origin) -> None:
+    """Raise ``WalRefusedError`` for what an origin must have but for the publication."""
     if len(origin.addresses) > 1 and origin.target_session_attrs not in ("primary", "read-write"):
         raise WalRefusedError(
             "the origin has several addresses: set target_session_attrs to primary, so that "
             "all connections lead to the server whose WAL is followed",
             lasting=True,
         )
-    ((version, replica, level, block, segment),) = await side.query(_REQUIREMENTS, QUERY_SECONDS)
+    ((version, replica, level),) = await side.query(_REQUIREMENTS, QUERY_SECONDS)
     if int(version or 0) < 140000:
         raise WalRefusedError("the origin is older than PostgreSQL 14", lasting=True)
     if replica != b"false":
         raise WalRefusedError("the origin is a replica: it has no WAL of its own", lasting=True)
     if level != b"logical":
         raise WalRefusedError("wal_level is not logical at the origin", lasting=True)
-    return int(block or 0), int(segment or 0)
 
 
 async def read_publication(side: OwnConnection) -> Publication:
@@ -219,7 +213,7 @@ class WalReader:
         ``WalRefusedError``, ``OwnConnectionError`` or ``OriginProtocolError`` with the reason that
         it can't, or does not any more.
         """
-        self._page = await check_requirements(self._side, self._settings.origin)
+        await check_requirements(self._side, self._settings.origin)
         published = await read_publication(self._side)
         server = await self._side.query(_IDENTITY, QUERY_SECONDS)
         connects = self._connects()
@@ -334,7 +328,7 @@ class WalReader:
             asked = self._now()
             ((snapshot, inserted, flushed),) = await self._side.query(_STATE, QUERY_SECONDS)
             self._settle(Snapshot.of(snapshot or b""))
-            self._mark(end_of_records(lsn_of(inserted or b""), *self._page), asked)
+            self._mark(lsn_of(inserted or b""), asked)
             await self._help_along(lsn_of(flushed or b""), asked)
             passed, at = self._confirmed
             if (self._marks or passed < self._passed) and asked - at >= LOOK_SECONDS:
@@ -372,7 +366,8 @@ class WalReader:
         """See that the stream can come to the first mark at all.
 
         The stream has only what is flushed. What an open transaction has inserted is not until
-        something ends, or a page is full; on an idle origin the stream would wait for that.
+        something ends, or a page is full; on an idle origin the stream would wait for that. And
+        where a page has just become full, what is inserted seems to end behind the next one's head.
         """
         if not self._marks:
             return
