@@ -353,7 +353,7 @@ _WRITTEN = (
 def change(random: Random, place: Place) -> Change:
     """Any write that a session can make; DDL and what is opaque only now and then."""
     luck = random.random()
-    if luck < 0.006:
+    if luck < 0.005:
         return _ddl(random)
     if luck < 0.03:
         return _refill()
