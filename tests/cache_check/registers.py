@@ -193,7 +193,7 @@ _COLD = ("log", "shape", "swap", "wide", "zoned", "whole", "sum", "tenant")
 
 def key(random: Random) -> int:
     """Small ones more often."""
-    return min(int(random.paretovariate(1.6)) - 1, KEYS - 1)
+    return min(int(random.paretovariate(2.2)) - 1, KEYS - 1)
 
 
 def question(random: Random, place: Place) -> Question:
