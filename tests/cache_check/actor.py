@@ -78,7 +78,7 @@ class Actor:
             return self._transaction
         if luck < run.writes + 0.042 or (self._place != Place() and luck < run.writes + 0.08):
             return self._move
-        if luck > 0.99996:
+        if luck > 0.99999:
             return self._noise
         return self._read_twice if luck > 0.97 else self._read_once
 
@@ -119,7 +119,7 @@ class Actor:
     def _spell(self, asked: Question) -> bytes:
         """A question as messages of one of the protocols."""
         style = self._random.randrange(4)
-        binary = asked.table != "zoned" and self._random.random() < 0.2
+        binary = asked.table != "zoned" and self._random.random() < 0.1
         if style < 2 or self._random.random() < 0.3:
             return m.query(asked.literal.encode())
         if style == 2 or asked.table in NOT_IN_SNAPSHOTS:
@@ -242,7 +242,7 @@ class Actor:
         place, move = self._place, ""
         if self._random.random() < 0.1:
             place, move = self._moved_within()
-        made = change(self._random, place) if self._random.random() < 0.15 else None
+        made = change(self._random, place) if self._random.random() < 0.12 else None
         await self._in_transaction(made, place, move, reads=self._random.randint(1, 4))
 
     async def _in_transaction(

@@ -218,7 +218,7 @@ async def stall_stream(stage: Stage, random: Random) -> None:
     """Nothing comes for a while, though the connections stand."""
     for relay in stage.relays:
         relay.stall()
-    await asyncio.sleep(random.uniform(0.5, 3))
+    await asyncio.sleep(random.uniform(0.5, 2))
     for relay in stage.relays:
         relay.release()
 
@@ -226,7 +226,7 @@ async def stall_stream(stage: Stage, random: Random) -> None:
 async def stop_sender(stage: Stage, random: Random) -> None:
     """The origin's own process that reads the WAL stands still."""
     with stopped_senders(await senders(stage)):
-        await asyncio.sleep(random.uniform(0.5, 2.5))
+        await asyncio.sleep(random.uniform(0.5, 2))
 
 
 async def pause_standby(stage: Stage, random: Random) -> None:

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from hyperdrive_client.proxy.cache.cache import Cache
+from hyperdrive_client.proxy.cache.catalogue_contents import Contents
 from hyperdrive_client.proxy.cache.guard import Guard
+from hyperdrive_client.proxy.cache.writes import Writes, _Following
 from hyperdrive_client.proxy.core import client_cache
 from hyperdrive_client.proxy.core.origin_session import OriginSession
 from hyperdrive_client.proxy.net.cache_keeper import CacheKeeper
@@ -124,6 +126,36 @@ def _no_settings_in_keys() -> None:
     _replace(client_cache, "Key", lambda settings, *rest: key((), *rest))
 
 
+def _functions_write_nothing() -> None:
+    _replace(_Following, "_call", _nothing)
+
+
+def _triggers_write_nothing() -> None:
+    _replace(_Following, "_run", _nothing)
+
+
+def _keys_write_nothing() -> None:
+    _replace(_Following, "_cascade", _nothing)
+
+
+def _rules_write_nothing() -> None:
+    before = Writes.__init__
+
+    def init(writes: Writes, contents: Contents) -> None:
+        before(writes, contents)
+        contents.with_rules = frozenset()
+
+    _replace(Writes, "__init__", init)
+
+
+def _views_write_nothing() -> None:
+    _replace(_Following, "_write_view", _nothing)
+
+
+def _tables_stand_alone() -> None:
+    _replace(Contents, "family", lambda contents, oid: (oid,))
+
+
 RULES: dict[str, Rule] = {
     "epochs-at-lookup": Rule(_no_epochs_at_lookup, "writes", (scenarios.own_write,)),
     "epochs-of-own-writes": Rule(_no_epochs_for_own_writes, "writes", (scenarios.own_write,)),
@@ -144,4 +176,37 @@ RULES: dict[str, Rule] = {
     "unknown-outcomes": Rule(_outcomes_are_known, "writes", (scenarios.lost_commit,)),
     "own-ddl": Rule(_ddl_changes_nothing, "writes", (scenarios.view_of_another_table,)),
     "settings-in-the-key": Rule(_no_settings_in_keys, "writes", (scenarios.one_text_two_schemas,)),
+    "writes-of-functions": Rule(
+        _functions_write_nothing,
+        "writes",
+        (
+            scenarios.outdated_by("SELECT bump_plpgsql(0, 1)", scenarios.PLAIN),
+            scenarios.outdated_by("SELECT bump_dynamic(0, 1)", scenarios.PLAIN),
+        ),
+    ),
+    "writes-of-triggers": Rule(
+        _triggers_write_nothing,
+        "writes",
+        (scenarios.outdated_by("UPDATE source SET version = 1 WHERE id = 0", scenarios.AUDIT),),
+    ),
+    "writes-of-foreign-keys": Rule(
+        _keys_write_nothing,
+        "writes",
+        (scenarios.outdated_by("UPDATE head SET code = 1 WHERE id = 0", scenarios.LINE),),
+    ),
+    "writes-of-rules": Rule(
+        _rules_write_nothing,
+        "writes",
+        (scenarios.outdated_by("UPDATE ruled SET version = 1 WHERE id = 0", scenarios.COPY),),
+    ),
+    "writes-through-views": Rule(
+        _views_write_nothing,
+        "writes",
+        (scenarios.outdated_by("UPDATE plain_view SET version = 1", scenarios.PLAIN),),
+    ),
+    "writes-to-partitions": Rule(
+        _tables_stand_alone,
+        "writes",
+        (scenarios.outdated_by("UPDATE part SET version = 1 WHERE id = 0", scenarios.PART),),
+    ),
 }

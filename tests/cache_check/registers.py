@@ -193,7 +193,7 @@ _COLD = ("log", "shape", "swap", "wide", "zoned", "whole", "sum", "tenant")
 
 def key(random: Random) -> int:
     """Small ones more often."""
-    return min(int(random.paretovariate(1.6)) - 1, KEYS - 1)
+    return min(int(random.paretovariate(2.2)) - 1, KEYS - 1)
 
 
 def question(random: Random, place: Place) -> Question:
@@ -353,7 +353,7 @@ _WRITTEN = (
 def change(random: Random, place: Place) -> Change:
     """Any write that a session can make; DDL and what is opaque only now and then."""
     luck = random.random()
-    if luck < 0.006:
+    if luck < 0.005:
         return _ddl(random)
     if luck < 0.03:
         return _refill()

@@ -26,6 +26,10 @@ DECODED_SECONDS = 0.5
 POLLED_SECONDS = 1.5
 
 PLAIN = "SELECT name, version FROM plain WHERE id = 0"
+AUDIT = "SELECT name, version FROM audit WHERE id = 0"
+LINE = "SELECT name, code FROM line WHERE id = 0"
+COPY = "SELECT name, version FROM ruled_copy WHERE id = 0"
+PART = "SELECT name, version FROM part_0 WHERE id = 0"
 PAIR = "SELECT name, version FROM pair_a WHERE id = 0"
 # Its snapshot is old by the time that it ends.
 SLOW = f"{PLAIN} AND (SELECT count(*) FROM generate_series(1, 2000000)) > 0"
@@ -239,14 +243,14 @@ async def lost_commit(scene: Scene) -> None:
 
 async def view_of_another_table(scene: Scene) -> None:
     """DDL changes what a statement reads."""
-    client = await scene.client()
+    client, other = await scene.client(), await scene.client()
     text = "SELECT name, version FROM plain_view WHERE id = 0"
-    await scene.warm(client, text)
+    await scene.warm(other, text)
     made = "CREATE OR REPLACE VIEW plain_view AS SELECT id, name, version FROM pair_a"
     await scene.do(client, made)
-    await scene.must_be(client, text, 0, "pair_a.0")
+    await scene.must_be(other, text, 0, "pair_a.0")
     await scene.do(client, "UPDATE pair_a SET version = 1 WHERE id = 0")
-    await scene.must_be(client, text, 1, "pair_a.0")
+    await scene.must_be(other, text, 1, "pair_a.0")
 
 
 async def one_text_two_schemas(scene: Scene) -> None:
@@ -273,9 +277,10 @@ def outdated_by(text: str, question: str) -> Story:
     """A write that reaches another table than the one it names."""
 
     async def story(scene: Scene) -> None:
-        client = await scene.client()
-        await scene.warm(client, question)
+        client, other = await scene.client(), await scene.client()
+        await scene.warm(other, question)
         await scene.do(client, text)
-        await scene.must_be(client, question, 1)
+        await scene.must_be(other, question, 1)
 
+    story.__name__ = text.replace(" ", "_").partition("_SET")[0].partition("(")[0]
     return story

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from hyperdrive_client.origin import EmbeddedPostgres
+from hyperdrive_client.proxy.settings import CacheMode
 
 from .guards import RULES, Rule
 from .run import Run
-from .scenarios import Story, told
+from .scenarios import Story, told, write_and_read_in_one_segment
 from .stage import Stage, server
 from .toy import Toy
 
@@ -41,6 +42,23 @@ async def test_a_cache_that_forgets_nothing_is_found_out(postgres: EmbeddedPostg
         toy.close()
     assert toy.hits
     assert {"stale", "older than an earlier answer"} <= run.found.keys(), run.details()
+
+
+@pytest.mark.parametrize(("mode", "proxies"), [("writes", 1), ("wal", 1), ("wal", 2)])
+async def test_no_answer_is_wrong(
+    postgres: EmbeddedPostgres, mode: CacheMode, proxies: int
+) -> None:
+    async with Stage(postgres, mode, proxies) as stage:
+        run = Run(stage, seed=3, reads=READS, faults=2)
+        await run.play()
+    assert not run.found, run.details()
+    assert run.hit_ratio > 0.1, run.details()
+
+
+async def test_a_read_behind_a_write_in_one_segment_is_not_answered_before_it(
+    postgres: EmbeddedPostgres,
+) -> None:
+    assert not await told(postgres, "writes", write_and_read_in_one_segment)
 
 
 def stories() -> list[object]:
