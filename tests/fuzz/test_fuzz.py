@@ -12,6 +12,7 @@ def test_the_core_stands_whatever_comes() -> None:
     assert not fuzz.findings.counts, str(fuzz.findings)
     assert fuzz.coverage.messages >= 20_000
     assert 2 * fuzz.coverage.authenticated >= fuzz.coverage.messages
+    assert fuzz.statuses["hit"] >= 100, fuzz.statuses
 
 
 def test_the_core_does_not_grow() -> None:
