@@ -49,7 +49,7 @@ class Episode:
 
     def play(self) -> None:
         self._do("all_is_new")
-        if self.world.cached and self.random.random() < 0.9:
+        if self.world.cached and self.world.core.cache.closed and self.random.random() < 0.9:
             self._do("cache_is_switched", "writes")
             self._do("catalogue_is_loaded")
         if self.random.random() < 0.2:
@@ -91,6 +91,8 @@ class Episode:
             return [lambda: self._do("cache_is_switched", "writes")] * 4
         if cache.closed:
             return [lambda: self._do("catalogue_is_loaded")] * 10
+        if cache.uncertain:
+            return [lambda: self._do("backends_are_gone")] * 2
         chance = self.random.random()
         if chance < 0.01:
             return [lambda: self._do("catalogue_is_lost")]
@@ -101,7 +103,7 @@ class Episode:
         if chance < 0.1:
             return [lambda n=number: self._do("client_does_not_read", n) for number, _ in clients]
         if chance < 0.2:
-            return [lambda: self._do("time_passes", self.random.choice((0.6, 1.5)))]
+            return [lambda: self._do("time_passes", self.random.choice((1.0, 4.0)))]
         return []
 
     def _moves_of(self, number: int, backend: Backend) -> list[Callable[[], None]]:

@@ -29,7 +29,7 @@ from .server import Server
 ADDRESS = Address("127.0.0.1", 5432)
 CREDENTIALS = ScramCredentials("entry")
 LIMITS = Limits(origin_connection_limit=2, prepared_statements=3)
-CACHED = Caching(mode="writes", max_age=1.0, stale_while_revalidate=5.0, memory=20_000)
+CACHED = Caching(mode="writes", max_age=5.0, stale_while_revalidate=20.0, memory=20_000)
 UNCACHED = Caching(mode="off")
 
 Event = tuple[Any, ...]
@@ -152,6 +152,11 @@ class World:
 
     def catalogue_is_lost(self) -> None:
         self.core.cache.catalogue_lost("lost")
+
+    def backends_are_gone(self) -> None:
+        """Those whose connections were lost while they wrote."""
+        for process_id in list(self.core.cache.uncertain):
+            self.core.cache.backend_gone(process_id)
 
     def another_writes(self) -> None:
         self.core.cache.advance(None)
