@@ -17,6 +17,10 @@ class Catalogue:
     default_isolation = b"read committed"
     unguarded: dict[int, str] = {}  # noqa: RUF012
 
+    def __init__(self, zone: str) -> None:
+        self.session = {"TimeZone": zone}
+        """What sessions begin with."""
+
     def verdict(self, text: bytes, settings: _SETTINGS) -> Verdict:
         plain = text.lower().startswith(b"select ") and facts_of(text).plain
         return _READ if plain and facts_of(text).reads else _NO_VERDICT

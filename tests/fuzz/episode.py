@@ -51,7 +51,7 @@ class Episode:
         self._do("all_is_new")
         if self.world.cached and self.world.core.cache.closed and self.random.random() < 0.9:
             self._do("cache_is_switched", "writes")
-            self._do("catalogue_is_loaded")
+            self._do("catalogue_is_loaded", "UTC")
         if self.random.random() < 0.2:
             self._disturb_the_end()
         for _ in range(MOVES):
@@ -90,7 +90,10 @@ class Episode:
         if not cache.serves:
             return [lambda: self._do("cache_is_switched", "writes")] * 4
         if cache.closed:
-            return [lambda: self._do("catalogue_is_loaded")] * 10
+            zone = self.random.choice(("UTC", "UTC", "UTC", "Asia/Tokyo"))
+            return [lambda: self._do("catalogue_is_loaded", zone)] * 10
+        if cache.refusal(self.world.now):
+            return [lambda: self._do("catalogue_is_the_same")] * 10
         if cache.uncertain:
             return [lambda: self._do("backends_are_gone")] * 2
         chance = self.random.random()

@@ -147,8 +147,11 @@ class World:
     def client_does_not_read(self, number: int) -> None:
         self.core.client_blocked(self.clients[number].session, self.now)
 
-    def catalogue_is_loaded(self) -> None:
-        self.core.cache.catalogue_loaded(Catalogue())  # type: ignore[arg-type]
+    def catalogue_is_loaded(self, zone: str) -> None:
+        self.core.cache.catalogue_loaded(Catalogue(zone), self.now)  # type: ignore[arg-type]
+
+    def catalogue_is_the_same(self) -> None:
+        self.core.cache.catalogue_unchanged(self.now)
 
     def catalogue_is_lost(self) -> None:
         self.core.cache.catalogue_lost("lost")
