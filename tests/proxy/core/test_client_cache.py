@@ -1056,6 +1056,25 @@ class TestTransactions:
         hits(world.client, world.server, B, status="T")
         hits(world.client, world.server, A, status="T")
 
+    def test_not_one_that_was_asked_for_at_the_same_moment(self, cached):
+        world = cached("wal")
+        misses(world.client, world.server, A)
+        misses(world.client, world.server, B)
+        begins(world.client)
+        hits(world.client, world.server, B, status="T")
+        goes_to_the_origin(world.client, world.server, A)
+
+    def test_the_next_one_begins_anew(self, world):
+        misses(world.client, world.server)
+        begins(world.client)
+        hits(world.client, world.server, status="T")
+        world.client.sends("Q commit")
+        world.client.receives("C COMMIT", "Z I")
+        begins(world.client)
+        text = "set transaction isolation level serializable"
+        world.client.sends(f"Q {text}")
+        world.server.is_asked("P #: BEGIN", "B <-#", "E", f"Q {text}")
+
     def test_the_same_answer_again(self, cached):
         world = cached("wal")
         misses(world.client, world.server, A)
