@@ -34,6 +34,7 @@ def _core(options: argparse.Namespace) -> list[str]:
     fuzz = Fuzz(options.seed)
     fuzz.play(options.messages, PROGRESS)
     print(fuzz.coverage)
+    print("With the cache: ", ", ".join(f"{n} {name}" for name, n in fuzz.statuses.items()))
     growth = steady_growth(options.seed)
     print(f"growth of a core in steady state: {growth} bytes, {MAX_STEADY_GROWTH} are allowed")
     problems = [f"never reached: {each}" for each in fuzz.coverage.missing()]

@@ -52,6 +52,8 @@ class Fuzz:
         self.coverage = Coverage()
         self.findings = Findings()
         self.episodes = 0
+        self.statuses: Counter[str] = Counter()
+        """How statements have fared with the cache."""
 
     def play(self, messages: int, progress: int = 0) -> None:
         """Until so many messages were sent."""
@@ -64,7 +66,9 @@ class Fuzz:
     def _play_block(self) -> None:
         # In every fifth block clients have to prove who they are.
         auth: Auth = "scram" if self.episodes // BLOCK % 5 == 0 else "trust"
-        world = World(auth)
+        # In every second one there is a cache.
+        cached = self.episodes // BLOCK % 2 == 1
+        world = World(auth, cached=cached)
         history: list[Event] = []
         first = self.episodes
         self.episodes += BLOCK
@@ -74,13 +78,20 @@ class Fuzz:
                 with _time_limit():
                     episode.play()
             except Exception as error:
-                self._found(error, number, history, episode.events, auth)
+                self._found(error, number, history, episode.events, auth, cached)
                 break
             history += episode.events
         self.coverage.add(world.coverage)
+        self.statuses += world.core.counters.cache
 
     def _found(
-        self, error: Exception, number: int, history: list[Event], events: list[Event], auth: Auth
+        self,
+        error: Exception,
+        number: int,
+        history: list[Event],
+        events: list[Event],
+        auth: Auth,
+        cached: bool,
     ) -> None:
         kind = _kind(error)
         self.findings.counts[kind] += 1
@@ -88,14 +99,14 @@ class Fuzz:
             return
         # To make a hang smaller would take long.
         again = [] if isinstance(error, TimeoutError) else [events, [*history, *events]]
-        found = next((each for each in again if _outcome(each, auth) == kind), None)
-        shown = [*history, *events] if found is None else _smallest(found, auth, kind)
+        found = next((each for each in again if _outcome(each, auth, cached) == kind), None)
+        shown = [*history, *events] if found is None else _smallest(found, auth, cached, kind)
         whole = "".join(traceback.format_exception(error)[-3:])
         self.findings.examples[kind] = (
             f"{whole}seed {self.seed}, episode {number}"
             f"{', not by these events alone' if found is None else ''}:\n"
             f"from fuzz.world import World\n"
-            f"World({auth!r}).play([\n" + "".join(map(_line, shown)) + "])"
+            f"World({auth!r}, cached={cached}).play([\n" + "".join(map(_line, shown)) + "])"
         )
 
 
@@ -112,7 +123,7 @@ def _line(event: Event) -> str:
     return f"    ({', '.join(fields)},),\n"
 
 
-def _smallest(events: list[Event], auth: Auth, kind: str) -> list[Event]:
+def _smallest(events: list[Event], auth: Auth, cached: bool, kind: str) -> list[Event]:
     """Fewer events that end in the same, as far as there is time."""
     deadline = time.process_time() + SHRINKS_FOR
     size = len(events) // 2
@@ -120,7 +131,7 @@ def _smallest(events: list[Event], auth: Auth, kind: str) -> list[Event]:
         at = 0
         while at < len(events) and time.process_time() < deadline:
             fewer = events[:at] + events[at + size :]
-            if _outcome(fewer, auth) == kind:
+            if _outcome(fewer, auth, cached) == kind:
                 events = fewer
             else:
                 at += size
@@ -128,11 +139,11 @@ def _smallest(events: list[Event], auth: Auth, kind: str) -> list[Event]:
     return events
 
 
-def _outcome(events: list[Event], auth: Auth) -> str:
+def _outcome(events: list[Event], auth: Auth, cached: bool) -> str:
     """What they raise; nothing if they don't."""
     try:
         with _time_limit():
-            World(auth).play(events)
+            World(auth, cached=cached).play(events)
     except Exception as error:
         return _kind(error)
     return ""
@@ -161,9 +172,9 @@ def _time_limit() -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
-def steady_growth(seed: int, episodes: int = STEADY_EPISODES) -> int:
+def steady_growth(seed: int, episodes: int = STEADY_EPISODES, *, cached: bool = False) -> int:
     """Bytes by which a core grows when it meets the same episodes a fourth time."""
-    world = World("trust")
+    world = World("trust", cached=cached)
     sizes = []
     tracemalloc.start()
     try:

@@ -8,6 +8,7 @@ from random import Random
 from hyperdrive_client.protocol import messages as m
 from hyperdrive_client.proxy.core.client_session import ClientState
 from hyperdrive_client.proxy.core.origin_session import OriginState
+from hyperdrive_client.proxy.core.refresher import Refresher
 
 from .messages import CLIENT, ORIGIN, SETTINGS, USER, USUAL, mutated, startup
 from .world import Backend, Broken, Client, Event, World
@@ -21,6 +22,16 @@ PATIENCE = 500
 QUERY = m.query(b"select 1")
 TRANSACTIONS = [
     [m.query(text) for text in (b"begin", b"select 1", end)] for end in (b"commit", b"rollback")
+]
+READS = [
+    [QUERY, QUERY, QUERY, QUERY],
+    [
+        m.parse(b"", b"select $1") + m.bind(b"", b"", [b"1"]) + m.execute() + m.SYNC_MESSAGE,
+    ],
+    [
+        m.parse(b"a", b"select $1") + m.bind(b"", b"a", [b"1"]) + m.execute() + m.SYNC_MESSAGE,
+        m.bind(b"", b"a", [b"1"]) + m.execute() + m.SYNC_MESSAGE,
+    ],
 ]
 """What most clients do all day."""
 
@@ -38,6 +49,9 @@ class Episode:
 
     def play(self) -> None:
         self._do("all_is_new")
+        if self.world.cached and self.world.core.cache.closed and self.random.random() < 0.9:
+            self._do("cache_is_switched", "writes")
+            self._do("catalogue_is_loaded", "UTC")
         if self.random.random() < 0.2:
             self._disturb_the_end()
         for _ in range(MOVES):
@@ -61,6 +75,8 @@ class Episode:
         for number, backend in enumerate(self.world.backends):
             if not backend.gone:
                 moves += self._moves_of(number, backend)
+        if self.world.cached:
+            moves += self._moves_of_the_cache(here)
         if self.random.random() < 0.1:
             moves += [lambda: self._do("time_passes", self.random.choice((0.1, 1.0, 700.0)))]
             for number, client in here:
@@ -68,6 +84,30 @@ class Episode:
                 if client.session.process_id:
                     moves.append(lambda n=number: self._do("client_cancels", n))
         return moves
+
+    def _moves_of_the_cache(self, clients: list[tuple[int, Client]]) -> list[Callable[[], None]]:
+        cache = self.world.core.cache
+        if not cache.serves:
+            return [lambda: self._do("cache_is_switched", "writes")] * 4
+        if cache.closed:
+            zone = self.random.choice(("UTC", "UTC", "UTC", "Asia/Tokyo"))
+            return [lambda: self._do("catalogue_is_loaded", zone)] * 10
+        if cache.refusal(self.world.now):
+            return [lambda: self._do("catalogue_is_the_same")] * 10
+        if cache.uncertain:
+            return [lambda: self._do("backends_are_gone")] * 2
+        chance = self.random.random()
+        if chance < 0.01:
+            return [lambda: self._do("catalogue_is_lost")]
+        if chance < 0.03:
+            return [lambda: self._do("another_writes")]
+        if chance < 0.04:
+            return [lambda: self._do("cache_is_switched", "off")]
+        if chance < 0.1:
+            return [lambda n=number: self._do("client_does_not_read", n) for number, _ in clients]
+        if chance < 0.2:
+            return [lambda: self._do("time_passes", self.random.choice((1.0, 4.0)))]
+        return []
 
     def _moves_of(self, number: int, backend: Backend) -> list[Callable[[], None]]:
         moves: list[Callable[[], None]] = []
@@ -136,6 +176,8 @@ class Episode:
             return
         if random.random() < 0.1:
             client.plan = list(random.choice(TRANSACTIONS))
+        elif self.world.cached and random.random() < 0.85:
+            client.plan = list(random.choice(READS))
         kinds = [ord(random.choice(USUAL)) for _ in range(random.choice((1, 1, 2, 5)))]
         if random.random() < self._wildness / 2:
             kinds[0] = random.choice(list(CLIENT))
@@ -189,7 +231,8 @@ class Episode:
             if not client.gone:
                 self._do("client_is_lost", number)
         self._settle()
-        if world.core.clients or world.core.pool.waiting:
+        waiting = [each for each in world.core.pool.waiting if not isinstance(each, Refresher)]
+        if world.core.clients or waiting:
             raise Broken(f"left behind: {world.core.clients}, waiting {world.core.pool.waiting}")
 
     def _settle(self) -> None:
@@ -246,6 +289,8 @@ class Episode:
         self._do("client_sends", number, m.TERMINATE_MESSAGE)
         client.gone = True
         self._settle()
+        if world.core.pool.flights or world.core.pool.refreshes:
+            raise Broken(f"never landed: {list(world.core.pool.flights)}")
         if self.random.random() < 0.7:
             for number, backend in enumerate(world.backends):
                 if not backend.gone:

@@ -18,8 +18,10 @@ from hyperdrive_client.proxy.core.client_session import ClientSession, ClientSta
 from hyperdrive_client.proxy.core.core import Core
 from hyperdrive_client.proxy.core.origin_session import OriginSession, OriginState
 from hyperdrive_client.proxy.core.origin_startup import ConnectFailure
-from hyperdrive_client.proxy.settings import Limits, Settings
+from hyperdrive_client.proxy.core.refresher import Refresher
+from hyperdrive_client.proxy.settings import Caching, Limits, Settings
 
+from .catalogue import Catalogue
 from .coverage import Coverage
 from .messages import cancel_request
 from .server import Server
@@ -27,6 +29,8 @@ from .server import Server
 ADDRESS = Address("127.0.0.1", 5432)
 CREDENTIALS = ScramCredentials("entry")
 LIMITS = Limits(origin_connection_limit=2, prepared_statements=3)
+CACHED = Caching(mode="writes", max_age=5.0, stale_while_revalidate=20.0, memory=20_000)
+UNCACHED = Caching(mode="off")
 
 Event = tuple[Any, ...]
 Auth = Literal["scram", "trust"]
@@ -70,11 +74,17 @@ class Backend:
 class World:
     """One core, its clients and its origins, which events call by number."""
 
-    def __init__(self, auth: Auth, random: Random | None = None) -> None:
+    def __init__(self, auth: Auth, random: Random | None = None, *, cached: bool = False) -> None:
         origin = Origin((ADDRESS,), "owner", "app", "secret", sslmode="disable")
         settings = Settings(
-            origin=origin, user="visitor", password="entry", auth=auth, limits=LIMITS
+            origin=origin,
+            user="visitor",
+            password="entry",
+            auth=auth,
+            limits=LIMITS,
+            caching=CACHED if cached else UNCACHED,
         )
+        self.cached = cached
         self.core = Core(settings, Console)
         self.now = 1000.0
         self.clients: list[Client] = []
@@ -134,6 +144,29 @@ class World:
             len(self.clients) - 1, cancel_request(session.process_id, session.secret_key)
         )
 
+    def client_does_not_read(self, number: int) -> None:
+        self.core.client_blocked(self.clients[number].session, self.now)
+
+    def catalogue_is_loaded(self, zone: str) -> None:
+        self.core.cache.catalogue_loaded(Catalogue(zone), self.now)  # type: ignore[arg-type]
+
+    def catalogue_is_the_same(self) -> None:
+        self.core.cache.catalogue_unchanged(self.now)
+
+    def catalogue_is_lost(self) -> None:
+        self.core.cache.catalogue_lost("lost")
+
+    def backends_are_gone(self) -> None:
+        """Those whose connections were lost while they wrote."""
+        for process_id in list(self.core.cache.uncertain):
+            self.core.cache.backend_gone(process_id)
+
+    def another_writes(self) -> None:
+        self.core.cache.advance(None)
+
+    def cache_is_switched(self, mode: str) -> None:
+        self.core.cache.decide(mode, "")
+
     def origin_opens(self, number: int) -> None:
         backend = self.backends[number]
         if backend.open or backend.gone:
@@ -177,6 +210,8 @@ class World:
         effects = self.core.effects
         for effect in effects:
             match effect:
+                case do.SendToClient(Refresher()) | do.CloseClient(Refresher()):
+                    """Nobody is there to hear it."""
                 case do.SendToClient(session, data):
                     if session.handle.closed:
                         raise Broken(f"sent to a closed client: {data!r}")
@@ -206,3 +241,23 @@ class World:
         for each in pool.waiting:
             if each.state not in (ClientState.WAITING, ClientState.JOINING):
                 raise Broken(f"not in a state that waits: {each}")
+        store = self.core.cache.store
+        if store.bytes != sum(each.size for each in store) or store.bytes > store.budget:
+            raise Broken(f"{store.bytes} bytes are kept, of {store.budget}")
+        self._check_flights()
+
+    def _check_flights(self) -> None:
+        """Who waits for another's answer waits for one that is on its way."""
+        pool = self.core.pool
+        flights = list(pool.flights.values())
+        owners = [each for each in self.core.clients if each.flight is not None]
+        for each in owners:
+            if each.flight not in flights:
+                raise Broken(f"its flight is not known: {each}")
+            if each.state is ClientState.IDLE:
+                raise Broken(f"others may wait for it, and it does nothing: {each}")
+        if len(flights) > len(owners) + pool.refreshes:
+            raise Broken(f"{len(flights)} flights of {len(owners)} and {pool.refreshes}")
+        for each in self.core.clients:
+            if each.joins is not None and each.joins not in flights and not each.joins.is_slow:
+                raise Broken(f"waits for ever: {each}")

@@ -393,6 +393,15 @@ class TestExtended:
         world.client.receives("1", "2", "C INSERT 0 1", "Z I")
         assert world.server.hears()[-5:] == [each.rstrip() for each in extended()]
 
+    @pytest.mark.parametrize("oid", [1266, 1270, 16384])
+    def test_a_parameter_of_a_type_that_depends_on_more(self, world, oid):
+        lines = extended()
+        lines[0] += f" [{oid}]"
+        for _ in range(2):
+            asked, _ = self.fill(world, *lines)
+            assert asked
+        assert world.counts == {"uncacheable": 2}
+
     def test_a_clock_word_as_a_parameter(self, world):
         for _ in range(2):
             asked, _ = self.fill(world, *extended(value="today"))
@@ -858,6 +867,32 @@ class TestRaces:
         misses(client, server, value="2")
         hits(client, server, value="2")
 
+    def test_a_catalogue_that_was_not_looked_at_for_a_while(self, world):
+        misses(world.client, world.server)
+        world.cache.catalogue_unchanged(world.proxy.now)
+        world.proxy.now += 3.9
+        hits(world.client, world.server)
+        world.proxy.now += 0.1
+        misses(world.client, world.server)
+        assert world.counts["disabled"] == 1
+        world.cache.catalogue_unchanged(world.proxy.now)
+        hits(world.client, world.server)
+
+    def test_nothing_of_who_began_with_other_defaults_is_kept(self, world):
+        new = Catalogue()
+        new.session = {"TimeZone": "Asia/Tokyo"}
+        world.cache.catalogue_loaded(new, world.proxy.now + 1e6)
+        misses(world.client, world.server)
+        assert not len(world.cache.store)
+        world.server.receives("X")
+        world.client.sends(f"Q {A}")
+        second = world.proxy.servers[1]
+        second.starts(78)
+        second.receives(f"Q {A}")
+        second.sends(*answer("2"))
+        world.client.receives(*answer("2"))
+        hits(world.client, second, value="2")
+
 
 class TestTransactions:
     def test_of_hits_alone_need_no_origin(self, world):
@@ -1020,6 +1055,25 @@ class TestTransactions:
         begins(world.client)
         hits(world.client, world.server, B, status="T")
         hits(world.client, world.server, A, status="T")
+
+    def test_not_one_that_was_asked_for_at_the_same_moment(self, cached):
+        world = cached("wal")
+        misses(world.client, world.server, A)
+        misses(world.client, world.server, B)
+        begins(world.client)
+        hits(world.client, world.server, B, status="T")
+        goes_to_the_origin(world.client, world.server, A)
+
+    def test_the_next_one_begins_anew(self, world):
+        misses(world.client, world.server)
+        begins(world.client)
+        hits(world.client, world.server, status="T")
+        world.client.sends("Q commit")
+        world.client.receives("C COMMIT", "Z I")
+        begins(world.client)
+        text = "set transaction isolation level serializable"
+        world.client.sends(f"Q {text}")
+        world.server.is_asked("P #: BEGIN", "B <-#", "E", f"Q {text}")
 
     def test_the_same_answer_again(self, cached):
         world = cached("wal")
@@ -1207,6 +1261,27 @@ class TestSingleFlight:
         waiting.client.receives(*answer(), "E FATAL 57P01")
         waiting.server.closes()
         assert waiting.proxy.core.at_rest
+
+    @pytest.mark.parametrize("ahead", [True, False])
+    def test_the_cache_is_switched_off(self, cached, ahead):
+        world = cached()
+        if not ahead:
+            does(world.proxy.client(), world.server, "begin read write", "BEGIN", "T")
+        world.client.sends(f"Q {A}")
+        other = world.proxy.client()
+        other.sends(f"Q {A}")
+        world.cache.decide("off", "it is gone")
+        world.proxy.perform()
+        # Each asks by itself now.
+        for server in world.proxy.servers[1:]:
+            server.starts(80)
+        for server in world.proxy.servers[0 if ahead else 1 :]:
+            server.receives(f"Q {A}")
+            server.sends(*answer())
+        for client in (world.client, other):
+            client.receives(*answer())
+        assert not world.proxy.core.pool.flights
+        assert not len(world.cache.store)
 
     def test_what_they_waited_is_told(self, world):
         world.client.sends(f"Q {A}")
