@@ -21,6 +21,7 @@ from .sql.parse_tree import why_unavailable
 FIRST_VERSION = 140000
 """Of PostgreSQL, as ``server_version_num`` has it, for the mode ``wal``."""
 
+_PRIMARY = ("primary", "read-write")
 _CONNECT_TIMEOUT = "15"
 _OPTIONS = "publish = 'insert, update, delete, truncate', publish_via_partition_root = false"
 # A name that is shown is one that a person reads.
@@ -223,6 +224,13 @@ def examine(origin: Origin) -> Report:
     with _connected(origin) as connection:
         server, publication, tables = _facts(connection)
         missing = [*_missing(server), *_missing_in_publication(publication, server, tables)]
+        if len(origin.addresses) > 1 and origin.target_session_attrs not in _PRIMARY:
+            missing.append(
+                Missing(
+                    "the origin has several addresses: all connections must lead to one server",
+                    "target_session_attrs=primary in its connection string",
+                )
+            )
         if server.may_replicate and (refusal := _refusal_to_replicate(origin)):
             missing.append(
                 Missing(
@@ -297,7 +305,7 @@ def remove(origin: Origin) -> str:
     with _connected(origin) as connection:
         existed = _facts(connection)[1] is not None
         _execute(connection, f"DROP PUBLICATION IF EXISTS {PUBLICATION}")
-    return f"{'dropped' if existed else 'there was no'} publication {PUBLICATION}"
+    return f"{'dropped the' if existed else 'there is no'} publication {PUBLICATION}"
 
 
 def described(report: Report) -> Iterator[str]:
@@ -490,7 +498,7 @@ def _wanted(tables: Sequence[_Table]) -> list[_Table]:
 def _named(name: str, connection: psycopg.Connection, tables: Sequence[_Table]) -> _Table:
     try:
         row = connection.execute("SELECT to_regclass(%s)::oid::int8", (name,)).fetchone()
-    except psycopg.errors.InvalidName:
+    except (psycopg.ProgrammingError, psycopg.NotSupportedError):
         row = None
     table = next((each for each in tables if row == (each.oid,)), None)
     if table is None:
