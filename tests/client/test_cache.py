@@ -190,6 +190,23 @@ def test_after_a_setup_wal_is_what_a_proxy_does(filled: str) -> None:
         assert report.walsenders[0] >= 1
 
 
+def test_a_partition_that_is_not_in_the_wal_is_not_cached(filled: str) -> None:
+    with psycopg.connect(filled, autocommit=True) as straight:
+        straight.execute("CREATE TABLE p (n int PRIMARY KEY) PARTITION BY LIST (n)")
+        straight.execute("CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1)")
+        straight.execute("CREATE UNLOGGED TABLE p2 PARTITION OF p FOR VALUES IN (2)")
+    doctor.set_up(parse_connection_string(filled))
+    with (
+        Proxy(filled, mode="thread") as proxy,
+        connect(proxy.connection_string, autocommit=True) as connection,
+    ):
+        until_kept(connection, "SELECT n FROM p1")
+        for table in ("p", "p2"):
+            assert status(connection, f"SELECT n FROM {table}") == "uncacheable"
+            assert connection.last_cache is not None
+            assert "public.p2" in connection.last_cache.reason
+
+
 @pytest.mark.parametrize("arguments", [{"cache": "yes"}, {"max_age": 4000}, {"max_age": -1}])
 def test_settings_that_can_t_be(filled: str, arguments: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
