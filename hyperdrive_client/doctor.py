@@ -146,17 +146,17 @@ class _Table(NamedTuple):
     def objection(self) -> str:
         """Why it is not to be published; empty if it is."""
         if self.kind == "f":
-            return "foreign tables: never cached"
+            return "foreign, never cached"
         if self.kind == "m":
-            return "materialized views: their refreshes are not in the WAL; cached in ttl only"
+            return "a materialized view, not in the WAL: cached in writes and ttl only"
         if self.persistence == "u":
             return "unlogged, so not in the WAL: cached in writes and ttl only"
         if self.has_row_security:
-            return "row-level security: never cached"
+            return "row-level security, never cached"
         if not self.has_key:
-            return "no primary key: if they were published, UPDATE and DELETE would fail"
+            return "no primary key, so UPDATE and DELETE would fail if published"
         if not self.is_owned:
-            return f"owned by {self.owner}: only its owner may publish them"
+            return f"owned by {self.owner}, who alone may publish it"
         return ""
 
 
@@ -323,7 +323,7 @@ def described(report: Report) -> Iterator[str]:
             yield f"           {each.remedy}"
     yield f"tables   {len(report.followed)} in the publication{_some(report.followed)}"
     for reason, names in report.others.items():
-        yield f"         {len(names)} not: {reason}{_some(names)}"
+        yield f"         not in it ({reason}){_some(names)}"
     for note in report.notes:
         yield f"note     {note}"
     (slots, max_slots), (walsenders, max_walsenders) = report.slots, report.walsenders
@@ -454,7 +454,7 @@ def _others(tables: Sequence[_Table]) -> dict[str, tuple[str, ...]]:
     for table in tables:
         is_followed = table.is_published and table.is_in_wal
         if table.holds_rows and table.is_readable and not is_followed:
-            reason = table.objection() or "not listed yet: hyperdrive doctor --setup adds them"
+            reason = table.objection() or "not listed yet, hyperdrive doctor --setup adds it"
             others[reason] = (*others.get(reason, ()), table.name)
     return others
 

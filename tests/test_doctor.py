@@ -19,7 +19,7 @@ from hyperdrive_client.doctor import Report
 from hyperdrive_client.origin import Binaries, EmbeddedPostgres
 
 OPTIONS = "WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = false)"
-NO_KEY = "no primary key: if they were published, UPDATE and DELETE would fail"
+NO_KEY = "no primary key, so UPDATE and DELETE would fail if published"
 
 Sql = Callable[..., list[tuple[object, ...]]]
 
@@ -76,7 +76,7 @@ def test_without_the_publication_wal_is_not_possible(origin: Origin, sql: Sql) -
     assert report.missing[0].remedy == "hyperdrive doctor --setup"
     assert (report.modes, report.default_mode) == (("writes", "ttl"), "off")
     assert report.followed == ()
-    assert report.others == {"not listed yet: hyperdrive doctor --setup adds them": ("public.t",)}
+    assert report.others == {"not listed yet, hyperdrive doctor --setup adds it": ("public.t",)}
     assert sql("SELECT count(*) FROM pg_publication") == [(0,)]
 
 
@@ -134,7 +134,7 @@ def test_a_setup_takes_the_tables_that_are_named(origin: Origin, sql: Sql) -> No
         ("a.b.c.d", "there is no table a.b.c.d"),
         ("", "there is no table : expected"),
         ("public.without_key", f"public.without_key can't be published: {NO_KEY}"),
-        ("public.parts", "public.parts_1 can't be published: no primary key"),
+        ("public.parts", "public.parts_1 can't be published: no primary key, so"),
         ("public.v", "there is no table public.v"),
         ("pg_catalog.pg_class", "there is no table pg_catalog.pg_class"),
     ],
@@ -189,11 +189,9 @@ def test_what_can_t_be_followed_is_told_with_its_reason(origin: Origin, sql: Sql
         NO_KEY: tuple(
             f"public.{name}" for name in ("child", "later_key", "nothing", "without_key")
         ),
-        "foreign tables: never cached": ("public.abroad",),
-        "materialized views: their refreshes are not in the WAL; cached in ttl only": (
-            "public.made",
-        ),
-        "row-level security: never cached": ("public.secured",),
+        "foreign, never cached": ("public.abroad",),
+        "a materialized view, not in the WAL: cached in writes and ttl only": ("public.made",),
+        "row-level security, never cached": ("public.secured",),
         "unlogged, so not in the WAL: cached in writes and ttl only": ("public.unlogged",),
     }
 
@@ -322,9 +320,7 @@ def test_what_a_user_lacks_is_had_by_what_is_said(user: Origin, sql: Sql) -> Non
     doctor.set_up(user)
     report = doctor.examine(user)
     assert (report.missing, report.followed) == ((), ("public.mine",))
-    assert report.others == {
-        "owned by postgres: only its owner may publish them": ("public.theirs",)
-    }
+    assert report.others == {"owned by postgres, who alone may publish it": ("public.theirs",)}
 
 
 def test_the_tables_of_a_publication_that_is_another_s_are_told(
@@ -478,7 +474,7 @@ def test_the_exit_code_says_whether_wal_is_possible(run: Callable[..., Result], 
     assert done.stderr == "created the publication hyperdrive_cache with public.t\n"
     assert "cache    wal is possible" in done.stdout
     assert "tables   1 in the publication: public.t" in done.stdout
-    assert f"         1 not: {NO_KEY}: public.u" in done.stdout
+    assert f"         not in it ({NO_KEY}): public.u" in done.stdout
     assert "walsender (" in done.stdout
     sql("ALTER TABLE t DROP CONSTRAINT t_pkey")
     done = run("--binding", "HYPERDRIVE")
