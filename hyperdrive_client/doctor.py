@@ -21,6 +21,7 @@ from .sql.parse_tree import why_unavailable
 FIRST_VERSION = 140000
 """Of PostgreSQL, as ``server_version_num`` has it, for the mode ``wal``."""
 
+_PRIMARY = ("primary", "read-write")
 _CONNECT_TIMEOUT = "15"
 _OPTIONS = "publish = 'insert, update, delete, truncate', publish_via_partition_root = false"
 # A name that is shown is one that a person reads.
@@ -145,17 +146,17 @@ class _Table(NamedTuple):
     def objection(self) -> str:
         """Why it is not to be published; empty if it is."""
         if self.kind == "f":
-            return "foreign tables: never cached"
+            return "foreign, never cached"
         if self.kind == "m":
-            return "materialized views: their refreshes are not in the WAL; cached in ttl only"
+            return "a materialized view, not in the WAL: cached in writes and ttl only"
         if self.persistence == "u":
             return "unlogged, so not in the WAL: cached in writes and ttl only"
         if self.has_row_security:
-            return "row-level security: never cached"
+            return "row-level security, never cached"
         if not self.has_key:
-            return "no primary key: if they were published, UPDATE and DELETE would fail"
+            return "no primary key, so UPDATE and DELETE would fail if published"
         if not self.is_owned:
-            return f"owned by {self.owner}: only its owner may publish them"
+            return f"owned by {self.owner}, who alone may publish it"
         return ""
 
 
@@ -223,6 +224,13 @@ def examine(origin: Origin) -> Report:
     with _connected(origin) as connection:
         server, publication, tables = _facts(connection)
         missing = [*_missing(server), *_missing_in_publication(publication, server, tables)]
+        if len(origin.addresses) > 1 and origin.target_session_attrs not in _PRIMARY:
+            missing.append(
+                Missing(
+                    "the origin has several addresses: all connections must lead to one server",
+                    "target_session_attrs=primary in its connection string",
+                )
+            )
         if server.may_replicate and (refusal := _refusal_to_replicate(origin)):
             missing.append(
                 Missing(
@@ -297,7 +305,7 @@ def remove(origin: Origin) -> str:
     with _connected(origin) as connection:
         existed = _facts(connection)[1] is not None
         _execute(connection, f"DROP PUBLICATION IF EXISTS {PUBLICATION}")
-    return f"{'dropped' if existed else 'there was no'} publication {PUBLICATION}"
+    return f"{'dropped the' if existed else 'there is no'} publication {PUBLICATION}"
 
 
 def described(report: Report) -> Iterator[str]:
@@ -315,7 +323,7 @@ def described(report: Report) -> Iterator[str]:
             yield f"           {each.remedy}"
     yield f"tables   {len(report.followed)} in the publication{_some(report.followed)}"
     for reason, names in report.others.items():
-        yield f"         {len(names)} not: {reason}{_some(names)}"
+        yield f"         not in it ({reason}){_some(names)}"
     for note in report.notes:
         yield f"note     {note}"
     (slots, max_slots), (walsenders, max_walsenders) = report.slots, report.walsenders
@@ -446,7 +454,7 @@ def _others(tables: Sequence[_Table]) -> dict[str, tuple[str, ...]]:
     for table in tables:
         is_followed = table.is_published and table.is_in_wal
         if table.holds_rows and table.is_readable and not is_followed:
-            reason = table.objection() or "not listed yet: hyperdrive doctor --setup adds them"
+            reason = table.objection() or "not listed yet, hyperdrive doctor --setup adds it"
             others[reason] = (*others.get(reason, ()), table.name)
     return others
 
@@ -490,7 +498,7 @@ def _wanted(tables: Sequence[_Table]) -> list[_Table]:
 def _named(name: str, connection: psycopg.Connection, tables: Sequence[_Table]) -> _Table:
     try:
         row = connection.execute("SELECT to_regclass(%s)::oid::int8", (name,)).fetchone()
-    except psycopg.errors.InvalidName:
+    except (psycopg.ProgrammingError, psycopg.NotSupportedError):
         row = None
     table = next((each for each in tables if row == (each.oid,)), None)
     if table is None:

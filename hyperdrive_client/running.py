@@ -123,7 +123,7 @@ def purge(which: str | None, binding: str | None, tables: tuple[str, ...]) -> No
             answers = console.purge(door, tables)
         except OperationalError as error:
             raise HyperdriveError(f"no proxy answers: {' '.join(str(error).split())}") from None
-        click.echo(f"{answers} answers are forgotten", err=True)
+        click.echo(f"answers forgotten: {answers}", err=True)
 
 
 def _doors(which: str | None) -> list[Origin]:

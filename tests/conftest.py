@@ -110,6 +110,10 @@ def database(postgres: EmbeddedPostgres) -> Iterator[str]:
     name = f"test_{uuid4().hex}"
     yield postgres.create_database(name)
     with psycopg.connect(postgres.connection_string, autocommit=True) as connection:
+        # A proxy that has followed the WAL may just be leaving.
+        slots = "SELECT 1 FROM pg_replication_slots WHERE database = %s AND active"
+        while connection.execute(slots, (name,)).fetchone():
+            pass
         drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
         connection.execute(drop.format(sql.Identifier(name)))
 

@@ -353,6 +353,36 @@ def test_what_keeps_a_connection_is_logged(serve: Serve, database: str) -> None:
         proxy.wait_for_error_line(f"keeps its origin connection: {reason}")
 
 
+def test_the_caches_options_reach_the_proxy(serve: Serve, database: str) -> None:
+    options = ("--cache-mode", "writes", "--max-age", "7", "--swr", "0", "--cache-memory", "2MB")
+    others = ("--staleness-bound", "0.5", "--cache-function", "public.f")
+    proxy = serve(*options, *others, HYPERDRIVE_URL_HYPERDRIVE=database)
+    shown = cache_of(proxy)
+    assert (shown["mode"], shown["max_age"]) == ("writes", "7.000")
+    assert (shown["stale_while_revalidate"], shown["memory"]) == ("0.000", "2097152")
+
+
+@pytest.mark.parametrize(
+    ("options", "mode"),
+    [
+        (("--max-age", "7"), "ttl"),
+        (("--swr", "1"), "ttl"),
+        (("--caching-disabled",), "off"),
+        (("--caching-disabled", "--cache-mode", "off", "--max-age", "7"), "off"),
+        (("--cache-memory", "2MB"), "off"),
+    ],
+)
+def test_the_mode_follows_from_what_is_said(
+    serve: Serve, database: str, options: tuple[str, ...], mode: str
+) -> None:
+    assert cache_of(serve(*options, HYPERDRIVE_URL_HYPERDRIVE=database))["mode"] == mode
+
+
+def cache_of(proxy: Proxy) -> dict[str, str]:
+    with psycopg.connect(proxy.url, autocommit=True) as connection:
+        return dict(connection.execute("SHOW hyperdrive.cache").fetchall())
+
+
 def test_every_limit_has_an_option_but_for_three() -> None:
     options = {parameter.name for parameter in serve_command.params}
     without = {"login_timeout", "prepared_statements", "proxy_idle_timeout"}
@@ -377,6 +407,8 @@ def test_hosted_limits_end_a_statement_after_a_minute(serve: Serve, database: st
         (["--password-file", "nosuch"], {}, "nosuch cannot be read"),
         (["--origin-connection-limit", "0"], {}, "at least 1"),
         (["--origin-connection-limit", "4", "--hosted-limits"], {}, "minimum is 5"),
+        (["--max-age", "4000"], {}, "seconds from 0 to 3600"),
+        (["--staleness-bound", "0.1"], {}, "staleness_bound is 0.1"),
         (["--listen", "127.0.0.1:7", "--auth", "trust"], {"PORT": "7"}, "where this proxy"),
         (["--unix-socket", "."], {"SOCKET": "1"}, "where this proxy"),
         (["--ssl-cert-file", "nosuch.pem"], {}, "nosuch.pem with the key in"),
@@ -418,6 +450,9 @@ def test_what_is_wrong_is_said_in_one_line(
         ["--unix-socket", "nosuch"],
         ["--auth", "md5"],
         ["--pool-timeout", "soon"],
+        ["--cache-mode", "on"],
+        ["--cache-mode", "wal", "--caching-disabled"],
+        ["--cache-memory", "64M"],
         ["--nosuch"],
     ],
 )

@@ -14,7 +14,7 @@ import pytest
 import hyperdrive_client
 from hyperdrive_client.bindings import connection_string
 from hyperdrive_client.cli import main
-from hyperdrive_client.proxy.settings import Limits, Settings
+from hyperdrive_client.proxy.settings import Caching, Limits, Settings
 
 PACKAGE = Path(hyperdrive_client.__file__).parent
 PAGE = PACKAGE.parent / "docs" / "reference-configuration.md"
@@ -59,13 +59,24 @@ def test_every_limit_and_its_default() -> None:
 
 def test_every_setting_and_its_default() -> None:
     documented = rows("How it listens")
-    settings = {field.name: field.default for field in fields(Settings) if field.name != "limits"}
+    others = ("limits", "caching")
+    settings = {field.name: field.default for field in fields(Settings) if field.name not in others}
     assert documented.keys() == settings.keys()
     for name, default in settings.items():
         if isinstance(default, bool):
             assert documented[name][3] == ("on" if default else "off")
         elif default not in (None, MISSING):
             assert documented[name][3] == f"`{default}`"
+
+
+def test_every_setting_of_the_cache_and_its_default() -> None:
+    documented = {name: row[3].strip("`") for name, row in rows("The cache").items()}
+    assert documented.pop("functions") == ""
+    assert documented == {
+        field.name: f"{value:.0f}" if isinstance(value, (int, float)) else value
+        for field in fields(Caching)
+        if (value := getattr(Caching(), field.name)) != ()
+    }
 
 
 @pytest.mark.parametrize("command", main.commands.values(), ids=lambda command: command.name)

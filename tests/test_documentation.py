@@ -108,9 +108,14 @@ OWN = [page for page in PAGES if name_of(page) not in projects() and any(to_run(
 def app(postgres: EmbeddedPostgres) -> Iterator[None]:
     """The database of the pages: app, of a user with a password."""
     with psycopg.connect(postgres.connection_string, autocommit=True) as connection:
-        connection.execute("""CREATE ROLE "user" LOGIN CREATEDB PASSWORD 'password'""")
+        connection.execute("""CREATE ROLE "user" LOGIN CREATEDB REPLICATION PASSWORD 'password'""")
         connection.execute("""CREATE DATABASE app OWNER "user" """)
         yield
+        # A proxy that has followed the WAL may just be leaving.
+        while connection.execute(
+            "SELECT 1 FROM pg_replication_slots WHERE database = 'app'"
+        ).fetchone():
+            pass
         connection.execute("DROP DATABASE app WITH (FORCE)")
         connection.execute("""DROP ROLE "user" """)
 

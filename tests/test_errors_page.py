@@ -24,6 +24,9 @@ MAKERS |= {*errors.__all__, "OriginUnreachableError", "BadParameter", "UsageErro
 PARTS = {"refusal", "text"}
 # What no user meets: a wrong attribute, what is caught, what cannot happen.
 NOT_FOR_USERS = {"__init__.py", "demo.py", "protocol/channel_binding.py", "protocol/messages.py"}
+# Why a statement is not cached is no error, and on a page of its own.
+NOT_FOR_USERS |= {f"proxy/cache/{name}.py" for name in ("eligibility", "name_resolution")}
+NOT_FOR_USERS |= {"sql/parse_tree.py", "sql/reads.py"}
 SQLSTATE = re.compile(r"[0-9A-Z]{5}")
 
 

@@ -16,11 +16,11 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
-from hyperdrive_client import connect
+from hyperdrive_client import Connection, Proxy, connect
 from hyperdrive_client.bindings import parse_connection_string
 from hyperdrive_client.cli import main
 from hyperdrive_client.client.shared_proxy import place_for
-from hyperdrive_client.registry import Place
+from hyperdrive_client.registry import Place, places
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 
@@ -189,3 +189,67 @@ def test_a_log_is_followed_until_the_proxy_ends(running: tuple[Place, psycopg.Co
         assert "listening on" in following.stdout.readline()
         hyperdrive("stop")
         assert following.wait(30) == 0
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch, database: str) -> Iterator[Connection]:
+    """A connection through a shared proxy that has the answer to a query in its cache."""
+    with psycopg.connect(database) as straight:
+        straight.execute("CREATE TABLE t (n int PRIMARY KEY)")
+    with monkeypatch.context() as patch:
+        patch.setenv("HYPERDRIVE_CACHE", "writes")
+        connection = connect(database, autocommit=True)
+    with connection:
+        while connection.last_cache is None or connection.last_cache.status != "hit":
+            connection.execute("SELECT n FROM t")
+        yield connection
+
+
+@pytest.mark.parametrize("which", ["", "id", "binding", "--binding", "url", "-"])
+def test_a_purge_finds_the_proxy_whatever_its_cache(
+    kept: Connection, database: str, which: str
+) -> None:
+    (place,) = places()
+    record = place.running()
+    assert record is not None
+    url = record.tcp_door.connection_string
+    arguments = {
+        "": [],
+        "id": [place.id[:5]],
+        "binding": ["APP"],
+        "--binding": ["--binding", "APP"],
+        "url": [url],
+    }.get(which, [which])
+    command = [sys.executable, "-m", "hyperdrive_client", "purge", *arguments]
+    done = subprocess.run(
+        command,
+        input=f"{url}\n",
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HYPERDRIVE_URL_APP": database},
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == "answers forgotten: 1\n"
+
+
+def test_a_purge_finds_the_proxy_that_a_binding_leads_to(database: str) -> None:
+    with Proxy(database) as proxy:
+        done = hyperdrive("purge", "APP", HYPERDRIVE_URL_APP=proxy.connection_string)
+    assert (done.returncode, done.stderr) == (0, "answers forgotten: 0\n")
+
+
+def test_a_purge_is_of_the_tables_that_are_named(kept: Connection) -> None:
+    done = hyperdrive("purge", "--table", "public.nosuch")
+    assert done.returncode == 1
+    assert "no table 'public.nosuch'" in done.stderr
+    assert hyperdrive("purge", "--table", "public.t").stderr == "answers forgotten: 1\n"
+
+
+def test_a_purge_without_a_proxy_is_an_error(database: str) -> None:
+    done = hyperdrive("purge")
+    assert (done.returncode, "no proxy is running" in done.stderr) == (1, True)
+    done = hyperdrive("purge", "APP", HYPERDRIVE_URL_APP=database)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: no proxy answers: ")
+    assert hyperdrive("purge", "NOSUCH").returncode == 1
+    assert hyperdrive("purge", "APP", "--binding", "APP").returncode == 2

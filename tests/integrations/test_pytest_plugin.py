@@ -191,6 +191,38 @@ def test_an_observer_sees_what_went_to_the_origin(run: Run) -> None:
     run(source).assert_outcomes(passed=6)
 
 
+def test_an_observer_sees_what_came_from_the_cache(run: Run, database: str) -> None:
+    source = """
+        import pytest
+
+        @pytest.fixture
+        def connection(hyperdrive_connection):
+            hyperdrive_connection.autocommit = True
+            hyperdrive_connection.execute("CREATE TABLE IF NOT EXISTS t (n int)")
+            while hyperdrive_connection.last_cache.status != "hit":
+                hyperdrive_connection.execute("SELECT n FROM t")
+            return hyperdrive_connection
+
+        def test_statuses(connection, hyperdrive_observer):
+            with hyperdrive_observer() as seen:
+                connection.execute("SELECT n FROM t")
+                assert seen.cache_hits == 1
+                connection.execute("SELECT n FROM t")
+                connection.execute("SELECT n + 1 FROM t")
+                connection.execute("SELECT random()")
+            assert (seen.cache_hits, seen.cache_misses) == (2, 1)
+            assert seen.cache == {"hit": 2, "miss": 1, "volatile": 1}
+            assert seen.origin_round_trips == 2
+
+        def test_nothing(connection, hyperdrive_observer):
+            with hyperdrive_observer() as seen:
+                pass
+            assert (seen.cache, seen.cache_hits, seen.cache_misses) == ({}, 0, 0)
+    """
+    run(source, "--hyperdrive-cache", "writes", origin=database).assert_outcomes(passed=2)
+    run(source, ini="hyperdrive_cache = writes", origin=database).assert_outcomes(passed=2)
+
+
 @pytest.mark.parametrize("asyncio_mode", ["strict", "auto"])
 def test_the_asynchronous_fixtures_work_with_pytest_asyncio(run: Run, asyncio_mode: str) -> None:
     source = """

@@ -163,10 +163,10 @@ class Cache:
         catalogue, published = self.catalogue, self.guard.published
         assert catalogue is not None
         for table in tables:
-            if table not in published:
-                why = catalogue.unguarded.get(table, "")
-                if why or not catalogue.has_no_rows(table):
-                    return f"{catalogue.name_of(table)} {why or 'is not in the publication'}"
+            # A publication has a table's partitions, whether they are in the WAL or not.
+            why = catalogue.unguarded.get(table, "")
+            if why or not (table in published or catalogue.has_no_rows(table)):
+                return f"{catalogue.name_of(table)} {why or 'is not in the publication'}"
         return ""
 
     def is_current(self, entry: Entry) -> bool:

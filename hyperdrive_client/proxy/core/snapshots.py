@@ -87,8 +87,8 @@ def _cache(core: Core, pool: Pool) -> Table:
         entries=len(cache.store),
         bytes=cache.store.bytes,
         memory=cache.settings.memory,
-        max_age=cache.settings.max_age,
-        stale_while_revalidate=cache.settings.stale_while_revalidate,
+        max_age=float(cache.settings.max_age),
+        stale_while_revalidate=float(cache.settings.stale_while_revalidate),
         **core.counters.cache,
     )
 

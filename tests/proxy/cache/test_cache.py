@@ -258,6 +258,11 @@ class TestUnguarded:
         assert cache.unguarded((1, 9)) == "public.t9 is not in the publication"
         assert cache.unguarded((1, 5)) == "public.t5 is unlogged"
 
+    def test_nor_are_those_that_a_publication_has_in_vain(self) -> None:
+        cache = make("wal")
+        cache.guard.started((1, 5), NOW)
+        assert cache.unguarded((1, 5)) == "public.t5 is unlogged"
+
     def test_a_partitioned_one_has_nothing_to_publish(self) -> None:
         assert make("wal").unguarded((1, 6)) == ""
 
