@@ -104,7 +104,11 @@ def uses_of(text: bytes) -> Uses:
     try:
         return uses_of_statements(statements_of(text))
     except NotParsedError:
-        return ANYTHING
+        return _not_understood(text)
+
+
+def _not_understood(text: bytes) -> Uses:
+    return Uses(anything=True, changes_catalogue=facts_of(text).takes_locks)
 
 
 def uses_of_statements(statements: list[Node]) -> Uses:
@@ -269,10 +273,10 @@ def uses_of_long(text: bytes) -> Uses:
     that calls what goes by the names of PostgreSQL's own functions."""
     skeleton = skeleton_of(text) if len(text) <= MAX_PARSED_BYTES else None
     if skeleton is None:
-        return ANYTHING
+        return _not_understood(text)
     facts = facts_of(text)
     if facts.reads:
-        words = [*_WORD.findall(skeleton), *(each for each in _QUOTED.findall(text))]
+        words = [*_WORD.findall(skeleton), *_QUOTED.findall(text)]
         return Uses(words=_words(words))
     head = _HEAD.match(text[:1000])
     if (
@@ -282,7 +286,7 @@ def uses_of_long(text: bytes) -> Uses:
         or _NOT_IN_VALUES.search(skeleton)
         or not re.search(rb"\bvalues\b", skeleton, re.IGNORECASE)
     ):
-        return ANYTHING
+        return _not_understood(text)
     conflicts = re.search(rb"\bconflict\b", skeleton, re.IGNORECASE)
     name = Name(_identifier(head[1] or b""), _identifier(head[2]))
     target = Target(name, INSERT | UPDATE if conflicts else INSERT)

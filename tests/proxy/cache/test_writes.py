@@ -381,6 +381,13 @@ CASES = [
     Case(f"SELECT * FROM writing_view WHERE 1 IN ({LONG_LIST})", "tally"),
     Case(f"SELECT lower(p) FROM plain p WHERE 1 IN ({LONG_LIST})", "tally"),
     Case(f"DELETE FROM plain WHERE id IN ({LONG_LIST})", "*"),
+    Case(f"CREATE VIEW new_view AS SELECT 1 WHERE 1 IN ({LONG_LIST})", "DDL"),
+    Case(f"SELECT 1; DROP TABLE plain; SELECT 1 IN ({LONG_LIST})", "DDL"),
+    Case(f"DO $$ BEGIN PERFORM 1 IN ({LONG_LIST}); END $$", "DDL"),
+    Case(f"COMMENT ON TABLE plain IS '{LONG_LIST * 5}'", "DDL"),
+    # Not understood.
+    Case("SELEC 1", "DDL"),
+    Case("SELECT FROM WHERE", "*"),
     # DDL.
     Case("CREATE TABLE new_table (id int)", "DDL"),
     Case("ALTER TABLE plain ADD COLUMN c int DEFAULT 1", "DDL"),
