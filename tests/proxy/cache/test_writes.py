@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import NamedTuple
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -402,14 +403,24 @@ CASES = [
 ]
 
 
+@pytest.fixture(scope="module", params=["embedded", "system"])
+def server(request: pytest.FixtureRequest) -> Iterator[EmbeddedPostgres]:
+    """PostgreSQL as the embedded package has it, and as the system has."""
+    if request.param == "embedded":
+        yield request.getfixturevalue("postgres")
+    else:
+        with EmbeddedPostgres(binaries=request.getfixturevalue("system_binaries")) as server:
+            yield server
+
+
 @pytest.fixture(scope="module")
-def shop(postgres: EmbeddedPostgres) -> Iterator[str]:
+def shop(server: EmbeddedPostgres) -> Iterator[str]:
     """The connection string of a database with ``SCHEMA``."""
-    dsn = postgres.create_database(NAME)
+    dsn = server.create_database(NAME)
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(SCHEMA)
     yield dsn
-    with psycopg.connect(postgres.connection_string, autocommit=True) as connection:
+    with psycopg.connect(server.connection_string, autocommit=True) as connection:
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(NAME)))
 
 
@@ -492,3 +503,101 @@ def test_what_is_told_to_be_written_is_what_is_written(
     changed = changes(shop, case)
     assert changed <= told
     assert changed == told or not case.exact
+
+
+def test_the_same_is_told_again(catalogue: Catalogue) -> None:
+    for text in (b"UPDATE plain SET a = 1", b"DO 'BEGIN DELETE FROM tally; END'"):
+        first = catalogue.written(text, ())
+        assert first.tables
+        assert catalogue.written(text, ()) == first
+
+
+def test_numbers_and_literals_make_no_difference_but_names_do(catalogue: Catalogue) -> None:
+    def told(text: str) -> frozenset[int] | None:
+        return catalogue.written(text.encode(), ()).tables
+
+    assert told("UPDATE parted_1 SET id = 1") != told("UPDATE parted_2_low SET id = 1")
+    assert told('DELETE FROM "plain.plain"') != told('DELETE FROM "plain"')
+    assert told("DELETE FROM plain WHERE b = 'x'") == told("DELETE FROM plain WHERE b = 'yz'")
+
+
+def test_a_path_or_a_role_that_is_not_understood_makes_it_anything(catalogue: Catalogue) -> None:
+    for setting in ((b"search_path", b'"shop'), (b"standard_conforming_strings", b"off")):
+        assert catalogue.written(b"UPDATE plain SET a = 1", (setting,)).tables is None
+
+
+def test_event_triggers_may_do_anything(
+    postgres: EmbeddedPostgres, database: str, load_catalogue: LoadCatalogue
+) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("CREATE TABLE log (a int); CREATE MATERIALIZED VIEW m AS SELECT 1")
+        texts = (b"CREATE TEMP TABLE t (a int)", b"REFRESH MATERIALIZED VIEW m")
+        before = load_catalogue(database)
+        assert all(before.written(text, ()).tables is not None for text in texts)
+        connection.execute(
+            "CREATE FUNCTION logs() RETURNS event_trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN INSERT INTO log VALUES (1); END $$;"
+            "CREATE EVENT TRIGGER e ON ddl_command_start EXECUTE FUNCTION logs()"
+        )
+        after = load_catalogue(database)
+        assert all(after.written(text, ()) == (None, True) for text in texts)
+        assert after.written(b"INSERT INTO log VALUES (1)", ()).tables is not None
+
+
+def test_what_operators_casts_and_domains_call_is_told_of_everything(
+    database: str, load_catalogue: LoadCatalogue
+) -> None:
+    made = (
+        "CREATE OPERATOR <+> (LEFTARG = int, RIGHTARG = int, FUNCTION = counts)",
+        "CREATE DOMAIN counted AS int CHECK (counts(VALUE, 1) > 0)",
+        "CREATE CAST (tally AS int) WITH FUNCTION counts(tally)",
+    )
+    for each in made:
+        with psycopg.connect(database, autocommit=True) as connection:
+            connection.execute(
+                "DROP SCHEMA public CASCADE; CREATE SCHEMA public; CREATE TABLE tally (n int);"
+                "CREATE FUNCTION counts(int, int) RETURNS int LANGUAGE plpgsql AS"
+                " $$ BEGIN UPDATE tally SET n = n + 1; RETURN 1; END $$;"
+                "CREATE FUNCTION counts(tally) RETURNS int LANGUAGE plpgsql AS"
+                " $$ BEGIN UPDATE tally SET n = n + 1; RETURN 1; END $$"
+            )
+            assert load_catalogue(database).written(b"SELECT 1", ()).tables == frozenset()
+            connection.execute(each.encode())
+        catalogue = load_catalogue(database)
+        assert catalogue.written(b"SELECT 1", ()).tables == {catalogue.oid_of(b"tally")}
+
+
+@pytest.mark.parametrize("extension", ["uuid-ossp", "pgcrypto", "pg_trgm", "hstore", "citext"])
+def test_well_known_extensions_do_not_make_everything_opaque(
+    server: EmbeddedPostgres, load_catalogue: LoadCatalogue, extension: str
+) -> None:
+    name = f"test_{uuid4().hex}"
+    dsn = server.create_database(name)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        known = "SELECT 1 FROM pg_available_extensions WHERE name = %s"
+        if connection.execute(known, (extension,)).fetchone() is None:
+            pytest.skip(f"this PostgreSQL has no {extension}")
+        connection.execute(sql.SQL("CREATE EXTENSION {}").format(sql.Identifier(extension)))
+        connection.execute("CREATE TABLE t (id int, b text)")
+    catalogue = load_catalogue(dsn)
+    assert catalogue.written(b"SELECT * FROM t WHERE b = 'x'", ()) == (frozenset(), False)
+    table = {catalogue.oid_of(b"t")}
+    assert catalogue.written(b"INSERT INTO t VALUES (1)", ()).tables == table
+    if extension == "uuid-ossp":
+        assert catalogue.written(b"INSERT INTO t SELECT uuid_generate_v4()", ()).tables == table
+    with psycopg.connect(server.connection_string, autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def test_a_function_in_c_that_runs_queries_may_do_anything(
+    server: EmbeddedPostgres, load_catalogue: LoadCatalogue
+) -> None:
+    with psycopg.connect(server.connection_string, autocommit=True) as connection:
+        known = "SELECT 1 FROM pg_available_extensions WHERE name = 'tablefunc'"
+        if connection.execute(known).fetchone() is None:
+            pytest.skip("this PostgreSQL has no tablefunc")
+        connection.execute("CREATE SCHEMA t_f; CREATE EXTENSION tablefunc SCHEMA t_f")
+        catalogue = load_catalogue(server.connection_string)
+        text = b"SELECT * FROM t_f.crosstab('SELECT f()') AS t (a text, b text)"
+        assert catalogue.written(text, ()).tables is None
+        connection.execute("DROP SCHEMA t_f CASCADE")
