@@ -263,6 +263,13 @@ _HEAD = re.compile(
 )
 # What a list of values has no need of.
 _NOT_IN_VALUES = re.compile(rb"\b(?:select|with|update\s+\w|delete|merge|table)\b", re.IGNORECASE)
+# Parameters and casts to plain types, and what is left of lists without them, and of rows.
+_VALUE = re.compile(
+    rb"(?<![\w$\x80-\xff])\$\d+|::(?:time(?:stamp)?\s+with(?:out)?\s+time\s+zone|\w+)(?=[\s,)])",
+    re.IGNORECASE,
+)
+_LIST = re.compile(rb",[\s,]*+")
+_ROWS = re.compile(rb"(?:\(\s?,\),)+")
 _WORD = re.compile(rb"[\w$\x80-\xff]+")
 _MEMBER = re.compile(rb"\.\s*([\w$\x80-\xff]+)")
 _QUOTED = re.compile(rb'"((?:[^"]|"")*)"')
@@ -274,10 +281,10 @@ def uses_of_long(text: bytes) -> Uses:
     skeleton = skeleton_of(text) if len(text) <= MAX_PARSED_BYTES else None
     if skeleton is None:
         return _not_understood(text)
-    facts = facts_of(text)
+    skeleton = _ROWS.sub(b"(,),", _LIST.sub(b",", _VALUE.sub(b"", skeleton)))
+    facts = facts_of(skeleton.replace(b'"', b'""'))
     if facts.reads:
-        words = [*_WORD.findall(skeleton), *_QUOTED.findall(text)]
-        return Uses(words=_words(words))
+        return Uses(words=_words([*_WORD.findall(skeleton), *_QUOTED.findall(text)]))
     head = _HEAD.match(text[:1000])
     if (
         head is None

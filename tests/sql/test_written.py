@@ -193,5 +193,8 @@ def test_a_long_insert_tells_what_it_may_call() -> None:
     assert {each[:2] for each in uses.targets} == {(Name("s", "T"), INSERT | UPDATE)}
     assert {"lower", "b"} <= uses.words
     assert not uses.anything
+    typed = b"INSERT INTO t VALUES " + b"($1::int, $2::TIMESTAMP WITH TIME ZONE), " * 1000
+    assert not uses_of_long(typed + b"($1, $2)").anything
+    assert uses_of_long(typed + b"($1, (WITH x AS (SELECT 1) TABLE x))").anything
     for end in (b"; DELETE FROM t", b" RETURNING f()", b", ((SELECT 1), 2)", b", ('\\', 1)"):
         assert uses_of_long(rows + end).anything
