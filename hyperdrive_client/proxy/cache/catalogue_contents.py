@@ -108,6 +108,8 @@ class Body(NamedTuple):
     text: str
     """SQL of a function in SQL; a CREATE FUNCTION where that is in PL/pgSQL or atomic."""
     atomic: bool
+    calls: tuple[int, ...]
+    """OIDs of users' functions in defaults of its arguments, or that an aggregate is made of."""
 
 
 class Contents:
@@ -198,6 +200,7 @@ def _body(row: list[str]) -> Body:
         row[11],
         row[12],
         row[13] == "true",
+        tuple(int(each) for each in row[14].split()),
     )
 
 

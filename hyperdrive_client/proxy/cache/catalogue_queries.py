@@ -194,8 +194,9 @@ WHERE r.rulename <> '_RETURN' AND r.oid >= 16384 AND r.ev_enabled <> 'D'
 
 # OID, schema, name, least and largest number of arguments, kind, language, volatility, extension,
 # whether it may be written like a column of a row, its own search_path, whose rights it has if not
-# the caller's, its source text or a definition, and whether it is in SQL's standard form; of users'
-# functions. The definition of one in PL/pgSQL has types that its parser knows.
+# the caller's, its source text or a definition, whether it is in SQL's standard form, and OIDs of
+# others that it depends on; of users' functions. The definition of one in PL/pgSQL has types that
+# its parser knows.
 _BODIES = r"""
 SELECT p.oid::pg_catalog.text, n.nspname::pg_catalog.text, p.proname::pg_catalog.text,
   (p.pronargs - p.pronargdefaults - (p.provariadic <> 0)::int4)::pg_catalog.text,
@@ -229,7 +230,9 @@ SELECT p.oid::pg_catalog.text, n.nspname::pg_catalog.text, p.proname::pg_catalog
       p.prosrc)
   WHEN to_jsonb(p) ->> 'prosqlbody' IS NOT NULL THEN pg_catalog.pg_get_functiondef(p.oid)
   WHEN l.lanname = 'sql' THEN p.prosrc END,
-  (to_jsonb(p) ->> 'prosqlbody' IS NOT NULL)::pg_catalog.text
+  (to_jsonb(p) ->> 'prosqlbody' IS NOT NULL)::pg_catalog.text,
+  (SELECT pg_catalog.string_agg(d.refobjid::pg_catalog.text, ' ') FROM pg_catalog.pg_depend d
+    WHERE d.classid = 1255 AND d.objid = p.oid AND d.refclassid = 1255 AND d.refobjid >= 16384)
 FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
   JOIN pg_catalog.pg_language l ON l.oid = p.prolang
   LEFT JOIN pg_catalog.pg_type f ON f.oid = p.proargtypes[0]

@@ -95,7 +95,7 @@ class Writes:
         """Of a statement that has these uses, in a session in which names mean what they do."""
         if uses.anything or names.refusal:
             return Written(None, uses.changes_catalogue)
-        following = _Following(self, names)
+        following = _Following(self)
         following.hidden_calls(self.contents.hidden_calls.get(0, ()), names)
         following.uses(uses, names, names)
         tables = None if following.anything else frozenset(following.tables)
@@ -124,7 +124,9 @@ class Writes:
 
 
 def _uses_of_body(body: Body) -> Uses:
-    if body.kind == "a" or body.language in ("c", "internal"):
+    if body.kind == "a":
+        return NOTHING
+    if body.language in ("c", "internal"):
         is_harmless = body.extension in _HARMLESS_EXTENSIONS or (
             body.extension and body.volatility == "i"
         )
@@ -153,12 +155,11 @@ class _Following:
     session that runs it, by which the bodies of functions are understood.
     """
 
-    def __init__(self, writes: Writes, session: Names) -> None:
+    def __init__(self, writes: Writes) -> None:
         self._writes = writes
         self._contents = writes.contents
         self.tables: set[int] = set()
         self.anything = self.changes_catalogue = False
-        self._statement = session
         self._moves_names = False
         self._done: set[tuple[object, ...]] = set()
         self._system = Names(writes.contents, ((b"search_path", b"pg_catalog"),))
@@ -235,6 +236,7 @@ class _Following:
         if self._moves_names or uses.moves_names:
             self.anything = True
         self.uses(uses, session, session)
+        self.hidden_calls(body.calls, session)
 
     def _own_names(self, body: Body, session: Names) -> Names:
         settings = dict(session.settings)
@@ -250,7 +252,7 @@ class _Following:
             if body is None:
                 self.anything = True
             elif body.language not in ("c", "internal") or not body.extension:
-                # What types, operators and indexes of an extension are made of reads at most.
+                # What types, operators and aggregates of an extension are made of reads at most.
                 self._run(body, session)
 
     # Relations.

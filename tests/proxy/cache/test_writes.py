@@ -57,6 +57,11 @@ INSERT INTO bottom VALUES (100, 10); INSERT INTO bottom_audit VALUES (0);
 CREATE FUNCTION count_bottom() RETURNS trigger LANGUAGE plpgsql AS
   $$ BEGIN UPDATE bottom_audit SET n = n + 1; RETURN NEW; END $$;
 CREATE TRIGGER counts AFTER UPDATE ON bottom FOR EACH ROW EXECUTE FUNCTION count_bottom();
+CREATE TABLE keys (id int PRIMARY KEY) PARTITION BY RANGE (id);
+CREATE TABLE keys_low PARTITION OF keys FOR VALUES FROM (0) TO (10);
+CREATE TABLE keys_high PARTITION OF keys FOR VALUES FROM (10) TO (20);
+CREATE TABLE key_users (id int REFERENCES keys ON DELETE CASCADE);
+INSERT INTO keys VALUES (1), (11); INSERT INTO key_users VALUES (1), (11);
 
 CREATE TABLE stamped (id int PRIMARY KEY, updated_at timestamptz, note text);
 CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS
@@ -177,6 +182,8 @@ CREATE PROCEDURE committing() LANGUAGE plpgsql AS
 CREATE FUNCTION add_up(int, int) RETURNS int LANGUAGE sql AS $$
   UPDATE tally SET n = n + 1; SELECT $1 + $2 $$;
 CREATE AGGREGATE total (int) (SFUNC = add_up, STYPE = int, INITCOND = '0');
+
+CREATE FUNCTION by_default(n int DEFAULT bump()) RETURNS int LANGUAGE sql AS 'SELECT n';
 
 CREATE VIEW writing_view AS SELECT bump() AS n;
 CREATE VIEW view_of_writing_view AS SELECT n FROM writing_view;
@@ -320,6 +327,8 @@ CASES = [
     Case("DELETE FROM middle", "middle bottom bottom_audit"),
     Case("INSERT INTO top VALUES (9)", "top"),
     more("TRUNCATE top CASCADE", "top middle bottom strict"),
+    Case("DELETE FROM keys", "keys_low keys_high key_users"),
+    Case("DELETE FROM keys_low", "keys_low key_users"),
     # Rules and views.
     more("INSERT INTO ruled VALUES (1)", "*"),
     Case("INSERT INTO simple_view VALUES (70, 1)", "plain"),
@@ -351,7 +360,8 @@ CASES = [
     Case("SELECT in_subscript()", "tally"),
     Case("SELECT by_assignment()", "tally"),
     Case("SELECT * FROM everywhere(1, 2)", "tally"),
-    Case("SELECT total(id) FROM plain", "*"),
+    Case("SELECT total(id) FROM plain", "tally"),
+    Case("SELECT by_default()", "tally"),
     Case("SELECT dynamic('tally')", "*"),
     Case("SELECT moves_path()", "*"),
     Case("SELECT sets_path()", "*"),
