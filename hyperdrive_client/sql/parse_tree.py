@@ -22,7 +22,7 @@ MAX_PARSED_BYTES = 64 * 1024
 _VERSION = "0.2.0"
 _NAMES = {"darwin": "libpg_query.dylib", "win32": "pg_query.dll"}
 # Function, and what frees its result.
-_SQL = ("pg_query_parse", "pg_query_free_parse_result")
+_SQL = ("pg_query_parse_opts", "pg_query_free_parse_result")
 _PLPGSQL = ("pg_query_parse_plpgsql", "pg_query_free_plpgsql_parse_result")
 
 Node = dict[str, Any]
@@ -62,6 +62,8 @@ def _library() -> ctypes.CDLL | str:
         for (parse, free), result in ((_SQL, _Parsed), (_PLPGSQL, _ParsedFunction)):
             function = getattr(library, parse)
             function.restype, function.argtypes = result, [ctypes.c_char_p]
+            if result is _Parsed:
+                function.argtypes = [ctypes.c_char_p, ctypes.c_int]
             function = getattr(library, free)
             function.restype, function.argtypes = None, [result]
     except (OSError, AttributeError) as error:
@@ -75,13 +77,15 @@ def why_unavailable() -> str:
     return library if isinstance(library, str) else ""
 
 
-def statements_of(text: bytes) -> list[Node]:
+def statements_of(text: bytes, mode: int = 0) -> list[Node]:
     """The statements of ``text``, each as ``{"SelectStmt": {…}}``. ``NotParsedError``.
 
-    Text in UTF-8, or in another encoding that agrees with ASCII where PostgreSQL's syntax is.
+    ``mode`` is PostgreSQL's RawParseMode: what PL/pgSQL has as expressions and assignments needs
+    another than 0. Text in UTF-8, or in another encoding that agrees with ASCII where PostgreSQL's
+    syntax is.
     """
     try:
-        found = json.loads(_tree(text, *_SQL))
+        found = json.loads(_tree(text, *_SQL, mode))
     except (RecursionError, ValueError) as error:
         raise NotParsedError(f"its tree can't be read: {type(error).__name__}") from error
     return [each["stmt"] for each in found.get("stmts", ()) if "stmt" in each]
@@ -95,7 +99,7 @@ def plpgsql_of(definition: bytes) -> str:
     return _tree(definition, *_PLPGSQL).decode("utf-8", "replace")
 
 
-def _tree(text: bytes, parse: str, free: str) -> bytes:
+def _tree(text: bytes, parse: str, free: str, *options: int) -> bytes:
     library = _library()
     if isinstance(library, str):
         raise NotParsedError(library)
@@ -103,7 +107,7 @@ def _tree(text: bytes, parse: str, free: str) -> bytes:
         raise NotParsedError(f"longer than {MAX_PARSED_BYTES} bytes")
     if b"\x00" in text:
         raise NotParsedError("a zero byte in it")
-    result = getattr(library, parse)(text)
+    result = getattr(library, parse)(text, *options)
     try:
         if result.error:
             message = result.error[0] or b"syntax error"

@@ -98,7 +98,7 @@ class Catalogue:
         if written is None:
             uses = uses_of(text) if form else uses_of_long(text)
             written = self._writes.of(uses, session.names)
-            if form:
+            if form and not uses.by_literals:
                 if len(session.written) >= _MAX_VERDICTS:
                     session.written.clear()
                 session.written[form] = written

@@ -73,6 +73,19 @@ class UserCast(NamedTuple):
     makes_text_of_numbers: bool
 
 
+class ForeignKey(NamedTuple):
+    """One pair of columns of a foreign key."""
+
+    table: int
+    """OID of the one that refers."""
+    on_delete: str
+    on_update: str
+    """Letters of pg_constraint.confdeltype and confupdtype."""
+    referenced: str
+    """The column that is referred to; empty if it changes with others."""
+    column: str
+
+
 class Body(NamedTuple):
     """A function or procedure that a user or an extension has made."""
 
@@ -90,9 +103,13 @@ class Body(NamedTuple):
     of_rows: bool
     search_path: str
     """Its own; empty if it has none."""
+    definer: str
+    """Whose rights it has; empty: the caller's."""
     text: str
-    """SQL of a function in SQL; the whole CREATE FUNCTION where that is in PL/pgSQL or atomic."""
+    """SQL of a function in SQL; a CREATE FUNCTION where that is in PL/pgSQL or atomic."""
     atomic: bool
+    calls: tuple[int, ...]
+    """OIDs of users' functions in defaults of its arguments, or that an aggregate is made of."""
 
 
 class Contents:
@@ -112,7 +129,8 @@ class Contents:
         for parent, child in rows["inheritance"]:
             self._children[int(parent)].append(int(child))
         self.views = {int(oid): definition for oid, definition in rows["views"]}
-        """OID → definition, in which all names are qualified but those of pg_catalog."""
+        """OID → definition, in which all names are qualified but those of pg_catalog; materialized
+        views among them."""
         self.dates: dict[tuple[int, str], bool] = {
             (int(oid), name): is_date == "true" for oid, name, is_date in rows["dates"]
         }
@@ -132,19 +150,24 @@ class Contents:
         """OID of a table → OIDs of functions, and for which commands (pg_trigger.tgtype)."""
         for table, function_oid, when in rows["triggers"]:
             self.triggers[int(table)].append((int(function_oid), int(when)))
-        self.foreign_keys: defaultdict[int, list[tuple[int, str, str]]] = defaultdict(list)
-        """OID of a table → those that refer to it, what happens to them on DELETE and UPDATE."""
-        for table, other, on_delete, on_update in rows["foreign_keys"]:
-            self.foreign_keys[int(table)].append((int(other), on_delete, on_update))
+        self.foreign_keys: defaultdict[int, list[ForeignKey]] = defaultdict(list)
+        """OID of a table → those that refer to it."""
+        for table, other, on_delete, on_update, column, own in rows["foreign_keys"]:
+            key = ForeignKey(int(other), on_delete, on_update, column, own)
+            self.foreign_keys[int(table)].append(key)
         self.with_rules = frozenset(int(oid) for (oid,) in rows["rules"])
         self.bodies = {int(row[0]): _body(row) for row in rows["bodies"]}
         self.bodies_by_name: defaultdict[tuple[str, str], list[Body]] = defaultdict(list)
         for body in self.bodies.values():
             self.bodies_by_name[body.schema, body.name].append(body)
         self.hidden_calls: defaultdict[int, list[int]] = defaultdict(list)
-        """OID of a relation → users' functions that it calls; of 0: what may be called anywhere."""
-        for table, function_oid in rows["hidden_calls"]:
+        """OID of a table → users' functions that writing to it calls; of 0: that anything may."""
+        self.policy_calls: defaultdict[int, list[int]] = defaultdict(list)
+        """OID of a table → users' functions that reading from it may call."""
+        for table, function_oid, is_policy in rows["hidden_calls"]:
             self.hidden_calls[int(table)].append(int(function_oid))
+            if is_policy == "true":
+                self.policy_calls[int(table)].append(int(function_oid))
         self.oddly_compared = frozenset(int(oid) for (oid,) in rows["comparisons"])
         """OIDs of types that users' own functions compare."""
 
@@ -175,7 +198,9 @@ def _body(row: list[str]) -> Body:
         of_rows == "true",
         row[10],
         row[11],
-        row[12] == "true",
+        row[12],
+        row[13] == "true",
+        tuple(int(each) for each in row[14].split()),
     )
 
 

@@ -37,6 +37,8 @@ SELECT s.name::pg_catalog.text, s.reset_val::pg_catalog.text FROM pg_catalog.pg_
 WHERE s.name IN ('search_path', 'default_transaction_isolation', 'server_encoding',
   'standard_conforming_strings', 'server_version_num')
 UNION ALL SELECT 'user', current_user::pg_catalog.text
+UNION ALL SELECT 'event_triggers', pg_catalog.count(*)::pg_catalog.text
+  FROM pg_catalog.pg_event_trigger e WHERE e.evtenabled <> 'D' AND e.evtevent <> 'login'
 """
 
 # Name, and whether the user may look into it.
@@ -64,10 +66,10 @@ _INHERITANCE = """
 SELECT i.inhparent::pg_catalog.text, i.inhrelid::pg_catalog.text FROM pg_catalog.pg_inherits i
 """
 
-# OID and definition; those of the system are not read anyway.
+# OID and definition, of materialized ones as well; those of the system are not read anyway.
 _VIEWS = """
 SELECT c.oid::pg_catalog.text, pg_catalog.pg_get_viewdef(c.oid)
-FROM pg_catalog.pg_class c WHERE c.relkind = 'v' AND c.oid >= 16384
+FROM pg_catalog.pg_class c WHERE c.relkind IN ('v', 'm') AND c.oid >= 16384
 """
 
 # OID of the relation, name of the column, and whether its type is a date or a timestamp; of columns
@@ -171,11 +173,17 @@ SELECT t.tgrelid::pg_catalog.text, t.tgfoid::pg_catalog.text, t.tgtype::pg_catal
 FROM pg_catalog.pg_trigger t WHERE t.tgfoid >= 16384 AND t.tgenabled <> 'D'
 """
 
-# OIDs of the table that is referenced and of the other, what happens there on DELETE and on UPDATE.
+# OIDs of the table that is referenced and of the other, what happens there on DELETE and on UPDATE,
+# and a pair of their columns; of the referenced one only if it changes by its name alone.
 _FOREIGN_KEYS = """
 SELECT c.confrelid::pg_catalog.text, c.conrelid::pg_catalog.text,
-  c.confdeltype::pg_catalog.text, c.confupdtype::pg_catalog.text
-FROM pg_catalog.pg_constraint c WHERE c.contype = 'f'
+  c.confdeltype::pg_catalog.text, c.confupdtype::pg_catalog.text,
+  CASE WHEN f.attgenerated = '' THEN f.attname END::pg_catalog.text, a.attname::pg_catalog.text
+FROM pg_catalog.pg_constraint c
+  CROSS JOIN LATERAL ROWS FROM (unnest(c.confkey), unnest(c.conkey)) AS k (other, own)
+  JOIN pg_catalog.pg_attribute f ON f.attrelid = c.confrelid AND f.attnum = k.other
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.own
+WHERE c.contype = 'f'
 """
 
 # OIDs of relations with rules of users' own.
@@ -185,8 +193,10 @@ WHERE r.rulename <> '_RETURN' AND r.oid >= 16384 AND r.ev_enabled <> 'D'
 """
 
 # OID, schema, name, least and largest number of arguments, kind, language, volatility, extension,
-# whether it may be written like a column of a row, its own search_path, its source text or (for
-# PL/pgSQL and SQL-standard bodies) definition; of users' functions.
+# whether it may be written like a column of a row, its own search_path, whose rights it has if not
+# the caller's, its source text or a definition, whether it is in SQL's standard form, and OIDs of
+# others that it depends on; of users' functions. The definition of one in PL/pgSQL has types that
+# its parser knows.
 _BODIES = r"""
 SELECT p.oid::pg_catalog.text, n.nspname::pg_catalog.text, p.proname::pg_catalog.text,
   (p.pronargs - p.pronargdefaults - (p.provariadic <> 0)::int4)::pg_catalog.text,
@@ -198,31 +208,59 @@ SELECT p.oid::pg_catalog.text, n.nspname::pg_catalog.text, p.proname::pg_catalog
   (p.pronargs > 0 AND f.typtype IN ('c', 'd', 'p'))::pg_catalog.text,
   (SELECT pg_catalog.substr(c, 13) FROM pg_catalog.unnest(p.proconfig) c
     WHERE c LIKE 'search\_path=%')::pg_catalog.text,
-  CASE WHEN l.lanname = 'plpgsql' OR to_jsonb(p) ->> 'prosqlbody' IS NOT NULL
-    THEN pg_catalog.pg_get_functiondef(p.oid)
+  CASE WHEN p.prosecdef THEN pg_catalog.pg_get_userbyid(p.proowner) END::pg_catalog.text,
+  CASE WHEN l.lanname = 'plpgsql' THEN
+    pg_catalog.format('CREATE %s f(%s) %s LANGUAGE plpgsql AS %L',
+      CASE p.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END,
+      (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ',
+          CASE a.mode WHEN 'o' THEN 'OUT' WHEN 't' THEN 'OUT' WHEN 'b' THEN 'INOUT' ELSE 'IN' END,
+          pg_catalog.quote_ident(nullif(a.name, '')),
+          CASE WHEN t.typtype = 'c' OR t.oid = 2249 THEN 'record'
+            WHEN t.oid = 1790 THEN 'refcursor'
+            WHEN t.typcategory = 'A' THEN 'text[]' ELSE 'text' END), ', ' ORDER BY a.position)
+        FROM ROWS FROM (unnest(coalesce(p.proallargtypes, p.proargtypes::oid[])),
+          unnest(p.proargnames), unnest(p.proargmodes)) WITH ORDINALITY
+          AS a (type, name, mode, position)
+        JOIN pg_catalog.pg_type t ON t.oid = a.type),
+      CASE WHEN p.prokind = 'p' THEN '' WHEN p.prorettype = 2279 THEN 'RETURNS trigger'
+        WHEN p.prorettype = 3838 THEN 'RETURNS event_trigger'
+        WHEN p.prorettype = 2278 THEN 'RETURNS void'
+        ELSE pg_catalog.concat('RETURNS ', CASE WHEN p.proretset THEN 'SETOF ' END,
+          CASE WHEN p.proallargtypes IS NULL THEN 'text' ELSE 'record' END) END,
+      p.prosrc)
+  WHEN to_jsonb(p) ->> 'prosqlbody' IS NOT NULL THEN pg_catalog.pg_get_functiondef(p.oid)
   WHEN l.lanname = 'sql' THEN p.prosrc END,
-  (to_jsonb(p) ->> 'prosqlbody' IS NOT NULL)::pg_catalog.text
+  (to_jsonb(p) ->> 'prosqlbody' IS NOT NULL)::pg_catalog.text,
+  (SELECT pg_catalog.string_agg(d.refobjid::pg_catalog.text, ' ') FROM pg_catalog.pg_depend d
+    WHERE d.classid = 1255 AND d.objid = p.oid AND d.refclassid = 1255 AND d.refobjid >= 16384)
 FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
   JOIN pg_catalog.pg_language l ON l.oid = p.prolang
   LEFT JOIN pg_catalog.pg_type f ON f.oid = p.proargtypes[0]
 WHERE p.oid >= 16384
 """
 
-# OIDs of the relation and of a users' function that is called by a default, a constraint, an index,
-# or a policy of it; 0 for what may be called anywhere: by a domain, an operator, a cast, a type.
+# OIDs of the relation and of a users' function that is called by a policy of it, or (if it is
+# written to) a default, a constraint, an index, the key of its partitions, or the condition of a
+# trigger, and whether it is a policy; 0 for what may be called anywhere: by a domain, an operator,
+# a cast, a type, an order.
 _HIDDEN_CALLS = """
-SELECT coalesce(a.adrelid, c.conrelid, i.indrelid, y.polrelid)::pg_catalog.text,
-  d.refobjid::pg_catalog.text
+SELECT DISTINCT coalesce(a.adrelid, c.conrelid, i.indrelid, k.partrelid, t.tgrelid, y.polrelid,
+    CASE WHEN d.classid IN (1247, 2603, 2616) THEN 0 END)::pg_catalog.text,
+  d.refobjid::pg_catalog.text, (y.polrelid IS NOT NULL)::pg_catalog.text
 FROM pg_catalog.pg_depend d
   LEFT JOIN pg_catalog.pg_attrdef a ON d.classid = 2604 AND a.oid = d.objid
   LEFT JOIN pg_catalog.pg_constraint c ON d.classid = 2606 AND c.oid = d.objid
   LEFT JOIN pg_catalog.pg_index i ON d.classid = 1259 AND i.indexrelid = d.objid
+  LEFT JOIN pg_catalog.pg_partitioned_table k ON d.classid = 1259 AND k.partrelid = d.objid
+  LEFT JOIN pg_catalog.pg_trigger t ON d.classid = 2620 AND t.oid = d.objid
+    AND t.tgfoid <> d.refobjid
   LEFT JOIN pg_catalog.pg_policy y ON d.classid = 3256 AND y.oid = d.objid
 WHERE d.refclassid = 1255 AND d.refobjid >= 16384
-  AND coalesce(a.adrelid, c.conrelid, i.indrelid, y.polrelid) IS NOT NULL
-UNION SELECT '0', o.oprcode::oid::pg_catalog.text FROM pg_catalog.pg_operator o
+  AND coalesce(a.adrelid, c.conrelid, i.indrelid, k.partrelid, t.tgrelid, y.polrelid,
+    CASE WHEN d.classid IN (1247, 2603, 2616) THEN 0 END) IS NOT NULL
+UNION SELECT '0', o.oprcode::oid::pg_catalog.text, 'false' FROM pg_catalog.pg_operator o
   WHERE o.oprcode::oid >= 16384
-UNION SELECT '0', c.castfunc::oid::pg_catalog.text FROM pg_catalog.pg_cast c
+UNION SELECT '0', c.castfunc::oid::pg_catalog.text, 'false' FROM pg_catalog.pg_cast c
   WHERE c.castfunc::oid >= 16384
 """
 

@@ -35,6 +35,7 @@ class Names:
         user = role if role != "none" else given.get(b"session_authorization", own)
         path = given.get(b"search_path", contents.session["search_path"])
         self._contents = contents
+        self.settings = settings
         self._is_own = user in (own, "default")
         self.refusal = ""
         """Why no statement of such sessions is understood."""
