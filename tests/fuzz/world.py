@@ -151,7 +151,7 @@ class World:
         self.core.cache.catalogue_loaded(Catalogue(zone), self.now)  # type: ignore[arg-type]
 
     def catalogue_is_the_same(self) -> None:
-        self.core.cache.catalogue_unchanged(self.now)
+        self.core.cache.catalogue_unchanged(self.now, self.core.cache.looks)
 
     def catalogue_is_lost(self) -> None:
         self.core.cache.catalogue_lost("lost")

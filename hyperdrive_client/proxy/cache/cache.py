@@ -55,6 +55,10 @@ class Cache:
         """Called when it was switched on or off: ``serves`` is another."""
         self.wants_catalogue = False
         """DDL through this proxy has made the catalogue stale; it is to be read again."""
+        self.wants_look = False
+        """Whether the catalogue is still the same is to be asked."""
+        self.looks = 0
+        """How often that was wanted."""
         self.uncertain: dict[int, frozenset[int] | None] = {}
         """Backends that may still commit although nobody waits for their answer, and to which
         tables; ``None`` is any."""
@@ -88,9 +92,15 @@ class Cache:
         if self.serves is not served:
             self.on_switch()
 
-    def catalogue_unchanged(self, asked: float) -> None:
-        """The catalogue is still the same; that was asked for at this time, in seconds."""
+    def catalogue_unchanged(self, asked: float, looks: int) -> None:
+        """The catalogue is still the same.
+
+        ``asked`` is when that was asked for, in seconds, and ``looks`` what it was then.
+        """
         self.catalogue_at = asked
+        if looks == self.looks:
+            self.wants_look = False
+            self._decide_closed()
 
     def catalogue_loaded(self, catalogue: Catalogue, asked: float) -> None:
         """The catalogue as it was at a time, in seconds, or later.
@@ -103,7 +113,7 @@ class Cache:
         self._session = catalogue.session
         self.catalogue = catalogue
         self.generation += 1
-        self.wants_catalogue = False
+        self.wants_catalogue = self.wants_look = False
         self.clear()
         self._decide_closed()
 
@@ -116,7 +126,10 @@ class Cache:
     def backend_gone(self, process_id: int) -> None:
         """What was uncertain of it is certain now, whichever way it went."""
         if process_id in self.uncertain:
-            self.advance(self.uncertain.pop(process_id))
+            tables = self.uncertain.pop(process_id)
+            self.advance(tables)
+            if tables is None:
+                self.may_have_changed()
 
     # What the core tells.
 
@@ -124,6 +137,13 @@ class Cache:
         """DDL has been done through this proxy."""
         self.wants_catalogue = True
         self.clear()
+        self._decide_closed()
+        self.on_stale()
+
+    def may_have_changed(self) -> None:
+        """Something ran of which nobody knows what it does; DDL perhaps."""
+        self.looks += 1
+        self.wants_look = True
         self._decide_closed()
         self.on_stale()
 
@@ -233,6 +253,8 @@ class Cache:
             self.closed = self.mode_reason or "switched off"
         elif self.wants_catalogue:
             self.closed = "the catalogue is being read again after DDL"
+        elif self.wants_look:
+            self.closed = "the catalogue is looked at after a statement that may have done DDL"
         elif self.catalogue is None:
             self.closed = self._catalogue_missing
         else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ...protocol import messages as m
 from ...protocol.framing import Chunk
-from ...sql.facts import ROLLBACK, facts_of
+from ...sql.facts import ROLLBACK, TEMPORARY, facts_of
 from ...sql.folded import folded, hints_of
 from ...sql.reads import has_clock_word
 from ..cache.cache import EVERYTHING, Cache
@@ -455,12 +455,12 @@ def note_text(client: ClientSession, origin: OriginSession, text: bytes, *, whol
     written = catalogue.written(text, client.settings)
     if written.changes_catalogue:
         origin.changes_cached_catalogue = True
-    if written.tables is None or origin.altered:
-        # Names may mean something else by now.
-        if written.tables is None or written.tables:
-            origin.writes(EVERYTHING, client.pool.now)
+    if written.tables is None:
+        origin.writes(EVERYTHING, client.pool.now)
     elif written.tables:
-        origin.writes(written.tables, client.pool.now)
+        # Names may mean something else by now, or a temporary table with triggers of its own.
+        is_odd = origin.altered or (client.pinned | origin.traces) & TEMPORARY
+        origin.writes(EVERYTHING if is_odd else written.tables, client.pool.now)
 
 
 # Requests.

@@ -345,6 +345,8 @@ class OriginSession:
             cache.advance(self.written if self._generation == cache.generation else None)
         if self.changes_cached_catalogue:
             cache.changes_catalogue()
+        elif self.written is EVERYTHING:
+            cache.may_have_changed()
 
     def _settle_writes(self) -> None:
         """A request is answered."""

@@ -138,10 +138,10 @@ class CacheKeeper:
                     await self._stale.wait()
             self._stale.clear()
             if not self._cache.wants_catalogue:
-                asked = self._now()
+                asked, looks = self._now(), self._cache.looks
                 ((now,),) = await side.query(FINGERPRINT, POLL_SECONDS)
                 if now == fingerprint:
-                    self._cache.catalogue_unchanged(asked)
+                    self._cache.catalogue_unchanged(asked, looks)
                     continue
                 self._cache.changes_catalogue()
             # What sessions begin with may be among it, and only a new one shows that.

@@ -140,6 +140,9 @@ class TestUncertainBackends:
         assert told == [[77], [77, 78]]
         sealed = cache.seal((2,))
         cache.backend_gone(77)
+        # It may have done DDL as well.
+        assert not cache.seal((1,)).keeps
+        cache.catalogue_unchanged(float("inf"), cache.looks)
         assert cache.holds(cache.seal((1,)))
         assert not cache.holds(cache.seal((2,)))
         cache.backend_gone(78)
@@ -288,3 +291,19 @@ class TestPurge:
         assert cache.purge() == 2
         assert not len(cache.store)
         assert not cache.holds(on_its_way)
+
+
+class TestLooks:
+    def test_nothing_is_served_until_the_catalogue_was_looked_at_again(self) -> None:
+        cache = make()
+        cache.may_have_changed()
+        assert "may have done DDL" in cache.refusal(0.0)
+        cache.catalogue_unchanged(float("inf"), cache.looks)
+        assert cache.refusal(0.0) == ""
+
+    def test_a_look_that_had_begun_before_does_not_count(self) -> None:
+        cache = make()
+        looks = cache.looks
+        cache.may_have_changed()
+        cache.catalogue_unchanged(float("inf"), looks)
+        assert cache.refusal(0.0)

@@ -869,13 +869,13 @@ class TestRaces:
 
     def test_a_catalogue_that_was_not_looked_at_for_a_while(self, world):
         misses(world.client, world.server)
-        world.cache.catalogue_unchanged(world.proxy.now)
+        world.cache.catalogue_unchanged(world.proxy.now, world.cache.looks)
         world.proxy.now += 3.9
         hits(world.client, world.server)
         world.proxy.now += 0.1
         misses(world.client, world.server)
         assert world.counts["disabled"] == 1
-        world.cache.catalogue_unchanged(world.proxy.now)
+        world.cache.catalogue_unchanged(world.proxy.now, world.cache.looks)
         hits(world.client, world.server)
 
     def test_nothing_of_who_began_with_other_defaults_is_kept(self, world):
