@@ -129,10 +129,6 @@ def lsn_of(text: bytes) -> int:
     raise OriginProtocolError(f"{text!r} is not an LSN")
 
 
-def lsn_text(lsn: int) -> bytes:
-    return b"%X/%X" % (lsn >> 32, lsn & 0xFFFFFFFF)
-
-
 class Snapshot(NamedTuple):
     """Which transactions' changes are seen; ids of 64 bits."""
 

@@ -72,16 +72,17 @@ class CacheKeeper:
         self._stale = asyncio.Event()
         self._unsure = asyncio.Event()
         self._cache.on_stale = self._wake
-        self._stands = False
+        self._stood_at = float("inf")
+        """When everything was there that is needed; infinite if it was not."""
         self._said = ""
 
     async def run(self) -> NoReturn:
         """Until cancelled."""
-        pause = FIRST_PAUSE
+        pause = FIRST_PAUSE / 2
         if self._mode == "auto":
             await self._wait_for_client()
         while True:
-            self._stands = False
+            self._stood_at = float("inf")
             lasting = False
             try:
                 await self._keep()
@@ -93,7 +94,9 @@ class CacheKeeper:
                 logger.exception("the cache's keeper has failed")
                 reason = f"internal error: {type(error).__name__}"
             self._lose(reason, lasting=lasting)
-            pause = FIRST_PAUSE if self._stands else min(2 * pause, LAST_PAUSE)
+            # What breaks again and again at its beginning is no reason to be in a hurry.
+            has_stood = self._now() - self._stood_at >= LAST_PAUSE
+            pause = FIRST_PAUSE if has_stood else min(2 * pause, LAST_PAUSE)
             if lasting:
                 pause = LOOK_AGAIN_SECONDS if self._mode == "auto" else LAST_PAUSE
             await asyncio.sleep(pause * random.uniform(0.5, 1))
@@ -130,8 +133,11 @@ class CacheKeeper:
 
     async def _keep_catalogue(self, side: OwnConnection, begun: asyncio.Event) -> NoReturn:
         await begun.wait()
-        self._begin()
+        mode = "wal" if self._mode == "auto" else self._mode
+        self._cache.decide(mode, "")
         fingerprint = await self._load(side)
+        self._stood_at, self._said = self._now(), ""
+        logger.info("the cache is in use: %s", mode)
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CATALOGUE_SECONDS):
@@ -190,13 +196,6 @@ class CacheKeeper:
     def _wake(self) -> None:
         self._stale.set()
         self._unsure.set()
-
-    def _begin(self) -> None:
-        self._stands = True
-        self._said = ""
-        mode = "wal" if self._mode == "auto" else self._mode
-        self._cache.decide(mode, "")
-        logger.info("the cache is in use: %s", mode)
 
     def _lose(self, reason: str, *, lasting: bool) -> None:
         cache = self._cache

@@ -101,8 +101,7 @@ _START = f"""START_REPLICATION SLOT "%s" LOGICAL 0/0
 
 
 class WalRefusedError(Exception):
-    """Why the WAL can't be followed; ``is_lasting`` if somebody has to change
-    something."""
+    """Why the WAL can't be followed; ``is_lasting`` if somebody has to change something."""
 
     def __init__(self, reason: str, *, lasting: bool) -> None:
         super().__init__(reason)
@@ -268,7 +267,9 @@ class WalReader:
         except OwnConnectionError as error:
             if error.sqlstate in (QUERY_CANCELED, LOCK_NOT_AVAILABLE):
                 raise _transactions_are_open() from error
-            raise WalRefusedError(f"no replication slot: {error}", lasting=True) from error
+            raise WalRefusedError(
+                f"no replication slot: {error}", lasting=error.is_lasting
+            ) from error
 
     async def _see_ended(self) -> None:
         """Wait for the transactions that were open when the slot had been made.
@@ -396,12 +397,13 @@ class WalReader:
             opened = self._connects()
             if opened == connects:
                 continue
-            connects = opened
-            async with self._connect({}) as another:
-                if await another.query(_IDENTITY, QUERY_SECONDS) != server:
-                    raise WalRefusedError(
-                        "the origin's address leads to another server", lasting=False
-                    )
+            with contextlib.suppress(OwnConnectionError):  # it may be full; then later
+                async with self._connect({}) as another:
+                    if await another.query(_IDENTITY, QUERY_SECONDS) != server:
+                        raise WalRefusedError(
+                            "the origin's address leads to another server", lasting=False
+                        )
+                connects = opened
 
 
 def _transactions_are_open() -> WalRefusedError:
