@@ -223,34 +223,17 @@ def examine(origin: Origin) -> Report:
     """
     with _connected(origin) as connection:
         server, publication, tables = _facts(connection)
-        missing = [*_missing(server), *_missing_in_publication(publication, server, tables)]
-        if len(origin.addresses) > 1 and origin.target_session_attrs not in _PRIMARY:
-            missing.append(
-                Missing(
-                    "the origin has several addresses: all connections must lead to one server",
-                    "target_session_attrs=primary in its connection string",
-                )
-            )
-        if server.may_replicate and (refusal := _refusal_to_replicate(origin)):
-            missing.append(
-                Missing(
-                    f"no connection for replication: {refusal}",
-                    "name the server itself, not a pooler in front of it, and allow such "
-                    "connections in pg_hba.conf",
-                )
-            )
-    if reason := why_unavailable():
-        modes: tuple[str, ...] = ()
-        missing.append(
-            Missing(
-                f"no statement can be understood, so none is cached: {reason}",
-                "pip install postgast, in the version that hyperdrive-client requires",
-            )
-        )
-    elif server.is_replica:
+        missing = [
+            *_missing(server),
+            *_missing_in_publication(publication, server, tables),
+            *_missing_on_the_way(origin, server),
+            *_missing_here(),
+        ]
+    modes: tuple[str, ...] = ("writes", "ttl") if missing else ("wal", "writes", "ttl")
+    if server.is_replica:
         modes = ("ttl",)
-    else:
-        modes = ("writes", "ttl") if missing else ("wal", "writes", "ttl")
+    if why_unavailable():
+        modes = ()
     return Report(
         f"PostgreSQL {server.version_text}, a {'replica' if server.is_replica else 'primary'}, "
         f"database {server.database}, as {server.role}",
@@ -286,15 +269,12 @@ def set_up(origin: Origin, names: Sequence[str] = ()) -> str:
             _execute(connection, f"ALTER PUBLICATION {PUBLICATION} SET ({_OPTIONS})")
             done.append("repaired")
         broken = {oid for table in tables if table.rejects_updates for oid in _lineage(table)}
-        dropped = [each for each in tables if each.is_listed and each.oid in broken]
-        filtered = [each for each in tables if each.is_filtered and each.oid not in broken]
-        if dropped or filtered:
-            names_of_them = _list([*dropped, *filtered])
-            _execute(connection, f"ALTER PUBLICATION {PUBLICATION} DROP TABLE {names_of_them}")
-        if dropped:
-            done.append(f"took out, for want of a key, {_names(dropped)}")
-        kept = {each.oid for each in tables if each.is_listed} - {each.oid for each in filtered}
-        if added := [each for each in (*wanted, *filtered) if each.oid not in kept]:
+        listed = [table for table in tables if table.is_listed]
+        if dropped := [each for each in listed if each.oid in broken or each.is_filtered]:
+            _execute(connection, f"ALTER PUBLICATION {PUBLICATION} DROP TABLE {_list(dropped)}")
+            done.append(f"took out, for want of a key or of all rows, {_names(dropped)}")
+        kept = {each.oid for each in listed if each not in dropped}
+        if added := [each for each in wanted if each.oid not in kept]:
             _execute(connection, f"ALTER PUBLICATION {PUBLICATION} ADD TABLE {_list(added)}")
             done.append(f"added {_names(added)}")
         return f"the publication {PUBLICATION}: {'; '.join(done) or 'nothing to add'}"
@@ -446,6 +426,28 @@ def _dangers(tables: Sequence[_Table]) -> Iterator[Missing]:
             f"the publication {PUBLICATION} is for all tables, or for all of a schema: in those "
             "that are made without a key PostgreSQL will reject every UPDATE and DELETE",
             "hyperdrive doctor --remove, then hyperdrive doctor --setup",
+        )
+
+
+def _missing_on_the_way(origin: Origin, server: _Server) -> Iterator[Missing]:
+    if len(origin.addresses) > 1 and origin.target_session_attrs not in _PRIMARY:
+        yield Missing(
+            "the origin has several addresses: all connections must lead to one server",
+            "target_session_attrs=primary in its connection string",
+        )
+    if server.may_replicate and (refusal := _refusal_to_replicate(origin)):
+        yield Missing(
+            f"no connection for replication: {refusal}",
+            "name the server itself, not a pooler in front of it, and allow such connections in "
+            "pg_hba.conf",
+        )
+
+
+def _missing_here() -> Iterator[Missing]:
+    if reason := why_unavailable():
+        yield Missing(
+            f"no statement can be understood, so none is cached: {reason}",
+            "pip install postgast, in the version that hyperdrive-client requires",
         )
 
 
