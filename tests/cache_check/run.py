@@ -24,6 +24,8 @@ EXAMPLES = 10
 DDL_BOUND = 1.5
 """The catalogue is looked at once a second, and is then read."""
 PREPARED_SECONDS = 5.0
+WRITING_TRANSACTIONS = 0.12
+"""Of all transactions, before one proxy."""
 HURRY = 100
 """After so many reads of the clients an outsider does the next thing during a fault."""
 
@@ -53,8 +55,11 @@ class Run:
         self.stage = stage
         self.seed = seed
         self.wanted = reads
-        self.writes = writes
-        self.pause = pause
+        # Each proxy's answers are outdated by the writes of all.
+        proxies = len(stage.addresses)
+        self.writes = writes / proxies
+        self.writing_transactions = WRITING_TRANSACTIONS / proxies
+        self.pause = pause * proxies
         self.outsiders_write = stage.mode != "writes"
         bound = stage.staleness_bound if stage.mode == "wal" else 0.0
         self.judge = Judge(bound, ddl_bound if stage.mode == "wal" else 0.0)
