@@ -92,7 +92,13 @@ async def _without(postgres: EmbeddedPostgres, options: argparse.Namespace) -> i
             print(f"{name}: {story.__name__}: without it {shown or 'NOTHING IS WRONG'}", flush=True)
         async with Stage(postgres, rule.mode, without=name) as stage:
             run = Run(
-                stage, options.seed, options.reads, clients=options.clients, faults=10, enough=1
+                stage,
+                options.seed,
+                options.reads,
+                clients=options.clients,
+                faults=20,
+                kinds=rule.faults,
+                enough=1,
             )
             await run.play()
         print(f"{name}: a run without it: {run.found.total()} violations in {run.reads} reads")

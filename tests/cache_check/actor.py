@@ -242,7 +242,8 @@ class Actor:
         place, move = self._place, ""
         if self._random.random() < 0.1:
             place, move = self._moved_within()
-        made = change(self._random, place) if self._random.random() < 0.12 else None
+        writes = self._random.random() < self._run.writing_transactions
+        made = change(self._random, place) if writes else None
         await self._in_transaction(made, place, move, reads=self._random.randint(1, 4))
 
     async def _in_transaction(

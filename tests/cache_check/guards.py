@@ -28,6 +28,8 @@ class Rule(NamedTuple):
     remove: Callable[[], None]
     mode: CacheMode
     stories: tuple[Story, ...]
+    faults: tuple[str, ...] = ()
+    """What a run without it is disturbed by; by everything if nothing is named."""
 
 
 def remove(name: str) -> None:
@@ -164,16 +166,25 @@ RULES: dict[str, Rule] = {
     "vector-before-the-question": Rule(
         _vector_taken_at_the_end, "writes", (scenarios.write_during_a_fill,)
     ),
-    "unsettled-tables": Rule(_no_unsettled_tables, "wal", (scenarios.fill_before_visible,)),
-    "freshness-horizon": Rule(_no_horizon, "wal", (scenarios.stalled_stream,)),
-    "broken-stream": Rule(_a_stream_may_break, "wal", (scenarios.gap_in_the_stream,)),
+    "unsettled-tables": Rule(
+        _no_unsettled_tables, "wal", (scenarios.fill_before_visible,), ("standby paused",)
+    ),
+    "freshness-horizon": Rule(_no_horizon, "wal", (scenarios.stalled_stream,), ("stream stalled",)),
+    "broken-stream": Rule(
+        _a_stream_may_break, "wal", (scenarios.gap_in_the_stream,), ("stream cut", "stream stalled")
+    ),
     "no-fill-from-snapshots": Rule(_snapshots_fill, "writes", (scenarios.fill_from_a_snapshot,)),
     "order-in-transactions": Rule(
         _any_hit_in_transactions,
         "wal",
         (scenarios.older_than_the_origins_answer, scenarios.older_than_another_hit),
     ),
-    "unknown-outcomes": Rule(_outcomes_are_known, "writes", (scenarios.lost_commit,)),
+    "unknown-outcomes": Rule(
+        _outcomes_are_known,
+        "writes",
+        (scenarios.lost_commit,),
+        ("commits lost that wait for the standby",),
+    ),
     "own-ddl": Rule(_ddl_changes_nothing, "writes", (scenarios.view_of_another_table,)),
     "settings-in-the-key": Rule(_no_settings_in_keys, "writes", (scenarios.one_text_two_schemas,)),
     "writes-of-functions": Rule(

@@ -24,12 +24,17 @@ EXAMPLES = 10
 DDL_BOUND = 1.5
 """The catalogue is looked at once a second, and is then read."""
 PREPARED_SECONDS = 5.0
+WRITING_TRANSACTIONS = 0.12
+"""Of all transactions, before one proxy."""
+HURRY = 100
+"""After so many reads of the clients an outsider does the next thing during a fault."""
 
 
 class Run:
     """``clients`` of each proxy and as many outsiders as proxies plus one.
 
     ``writes``: how many of a client's operations are writes outside of transactions;
+    ``kinds``: of faults, all if none is named; ``enough``: findings that end the run.
     ``pause``: clients' reads between two operations of an outsider, on average.
     """
 
@@ -43,14 +48,18 @@ class Run:
         writes: float = 0.0025,
         pause: int = 1200,
         faults: int = 0,
+        kinds: Sequence[str] = (),
         enough: int = ENOUGH,
         ddl_bound: float = DDL_BOUND,
     ) -> None:
         self.stage = stage
         self.seed = seed
         self.wanted = reads
-        self.writes = writes
-        self.pause = pause
+        # Each proxy's answers are outdated by the writes of all.
+        proxies = len(stage.addresses)
+        self.writes = writes / proxies
+        self.writing_transactions = WRITING_TRANSACTIONS / proxies
+        self.pause = pause * proxies
         self.outsiders_write = stage.mode != "writes"
         bound = stage.staleness_bound if stage.mode == "wal" else 0.0
         self.judge = Judge(bound, ddl_bound if stage.mode == "wal" else 0.0)
@@ -64,10 +73,12 @@ class Run:
         self.found: Counter[str] = Counter()
         self.examples: list[str] = []
         self.faults: Counter[str] = Counter()
+        self.is_disturbed = False
         self.history: list[tuple[Any, ...]] = []
         self._locks: dict[str, asyncio.Lock] = {}
         self._clients = clients
         self._fault_count = faults
+        self._kinds = sorted(kinds or FAULTS)
         self._began = time.monotonic()
 
     @property
@@ -124,12 +135,11 @@ class Run:
             disturbing.cancel()
 
     async def further(self, reads: int) -> None:
-        """Wait until clients have read that often from now on."""
-        await self.until(self.reads + reads)
-
-    async def until(self, reads: int) -> None:
-        """Wait until clients have read that often, or the run is over."""
-        while self.reads < reads and not self.is_over:  # noqa: ASYNC110
+        """Wait until clients have read that often from now on; not as long during a fault."""
+        began = self.reads
+        while not self.is_over and self.reads < began + reads:
+            if self.is_disturbed and self.reads >= began + HURRY:
+                return
             await asyncio.sleep(0.005)
 
     async def _disturb(self) -> None:
@@ -137,14 +147,18 @@ class Run:
         random = Random(f"{self.seed} faults")
         order: list[str] = []
         for number in range(self._fault_count):
-            await self.until(self.wanted * (number + 1) // (self._fault_count + 1))
+            at = self.wanted * (number + 1) // (self._fault_count + 1)
+            while not self.is_over and self.reads < at:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
             if self.is_over:
                 return
             if not order:
-                order = random.sample(sorted(FAULTS), len(FAULTS))
+                order = random.sample(self._kinds, len(self._kinds))
             name = order.pop()
             self.note(time.monotonic(), "fault", name, "begins")
+            self.is_disturbed = True
             await FAULTS[name](self.stage, random)
+            self.is_disturbed = False
             self.note(time.monotonic(), "fault", name, "is over")
             self.faults[name] += 1
 
