@@ -83,6 +83,8 @@ def exact(client: ClientSession, data: bytes, now: float) -> bool:
     name = b""
     if data[0] == m.BIND:
         name, statement, wording = _bound(client, data)
+        if statement is None:
+            return False
     found = cache.store.found(client.settings, wording)
     if found is None:
         return False
@@ -336,7 +338,10 @@ def _serve_parsed(
     whole = index == 0 and batch.messages == len(messages) and messages[-1][2] == len(buffer)
     if not whole or (batch.parses and batch.name) or hints_of(batch.text):
         return
-    wording = buffer if batch.parses or batch.shape == b"Q" else _bound(client, buffer)[2]
+    if buffer[0] == m.DESCRIBE:
+        # Which statement is meant does not show in these bytes.
+        return
+    wording = _bound(client, buffer)[2] if buffer[0] == m.BIND else buffer
     cache.store.remember(entry, wording, _Belongings(prefix, client.unnamed))
 
 

@@ -393,6 +393,22 @@ class TestExtended:
         world.client.receives("1", "2", "C INSERT 0 1", "Z I")
         assert world.server.hears()[-5:] == [each.rstrip() for each in extended()]
 
+    def test_what_an_unknown_name_or_portal_means_is_no_answer_to_the_unnamed_one(self, world):
+        """It was described by bytes that do not say which statement is meant."""
+        client, server = world.client, world.server
+        self.fill(world, *extended())
+        lines = ("D S ", "B <- 7", "E ", "S")
+        answers = ("t 23", "T x", "2", "D 1", "C SELECT 1", "Z I")
+        self.fill(world, *lines, answers=answers)
+        self.hit(client, world, *lines, answers=answers)
+        for line in ("B <-unknown 9", "B p<- 9"):
+            other = world.proxy.client()
+            other.sends(line, "E ", "S")
+            other.receives()
+            assert server.hears()
+            server.sends("E 26000 no such statement", "Z I")
+            other.hears()
+
     def test_a_clock_word_as_a_parameter(self, world):
         for _ in range(2):
             asked, _ = self.fill(world, *extended(value="today"))
