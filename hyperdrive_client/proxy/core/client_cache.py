@@ -240,7 +240,9 @@ def _transaction_refusal(client: ClientSession, cache: Cache) -> str:
         isolation = cache.catalogue.default_isolation
         if isolation not in (b"read committed", b"read uncommitted"):
             return "the default isolation level"
-    if origin is not None and (not origin.reads_only or origin.altered or origin.traces):
+    if origin is not None and (
+        not origin.reads_only or origin.altered or origin.traces or origin.written is not None
+    ):
         return "it has done more than read"
     return ""
 

@@ -1065,6 +1065,32 @@ class TestTransactions:
         hits(other, second, B, "new", "T")
         goes_to_the_origin(other, second, A, "new")
 
+    def test_the_same_answer_is_older_than_what_the_origin_has_said_since(self, cached):
+        world = cached("wal")
+        misses(world.client, world.server, A, "old")
+        begins(world.client)
+        hits(world.client, world.server, A, "old", "T")
+        world.proxy.now += 0.5
+        goes_to_the_origin(world.client, world.server, B, "new")
+        misses(world.client, world.server, A, "new", "T")
+
+    def test_nothing_after_a_read_that_writes(self, cached):
+        """By an operator's function, say: its own write is to be seen."""
+        world = cached("wal")
+        client, server = world.client, world.server
+        misses(client, server, A, "old")
+        written = world.catalogue.written
+
+        def writes_to_a(text, settings):
+            return Written(frozenset({1}), False) if b"+!" in text else written(text, settings)
+
+        world.catalogue.written = writes_to_a
+        begins(client)
+        goes_to_the_origin(client, server, "select +! x from b")
+        world.proxy.now += 0.5
+        world.cache.guard.reached(world.proxy.now)
+        misses(client, server, A, "new", "T")
+
     def test_nothing_stale(self, cached):
         world = cached(max_age=10, stale_while_revalidate=10)
         misses(world.client, world.server)
