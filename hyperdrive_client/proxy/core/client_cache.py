@@ -448,7 +448,8 @@ def note_text(client: ClientSession, origin: OriginSession, text: bytes, *, whol
     cache = client.cache
     assert cache is not None
     catalogue = cache.catalogue
-    if facts_of(text).command == ROLLBACK and whole and not origin.expected:
+    in_block = origin.status != m.IDLE
+    if facts_of(text).command == ROLLBACK and whole and in_block and not origin.expected:
         origin.rolls_back = True
         return
     origin.rolls_back = False

@@ -673,6 +673,19 @@ class TestWrites:
         server.sends("C UPDATE 1", "Z I")
         self.outdates_a_alone(filled)
 
+    @whole
+    def test_a_rollback_that_is_bound_only_takes_nothing_back(self, filled):
+        client, server = filled.client, filled.server
+        client.sends("P : insert into a values (1)", "B <-", "E ", "P r: rollback", "H")
+        server.hears()
+        server.sends("1", "2", "C INSERT 0 1", "1")
+        client.hears()
+        client.sends("B <-r", "S")
+        server.hears()
+        server.sends("2", "Z I")
+        client.hears()
+        misses(client, server, value="2")
+
     def test_with_an_error_behind_the_commit(self, filled):
         filled.client.sends("Q begin; update a set x = 2; commit; select 1/0")
         filled.server.hears()
