@@ -202,6 +202,7 @@ class TestHints:
             (b"/* hyperdrive: cache=off */ select 1", [b"cache=off"]),
             (b"select 1 /*hyperdrive:max_age=5 refresh*/", [b"max_age=5", b"refresh"]),
             (b"/* HYPERDRIVE : Cache=OFF */ select 1", [b"cache=off"]),
+            (b"/* HyperDrive: cache=off */ select 1", [b"cache=off"]),
             (b"/* hyperdrive: a */ select /* hyperdrive: b */ 1", [b"a", b"b"]),
             (b"/* hyperdrive: */ select 1", [b""]),
             (b"/* from hyperdrive: cache=off */ select 1", []),

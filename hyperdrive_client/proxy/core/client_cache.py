@@ -83,6 +83,8 @@ def exact(client: ClientSession, data: bytes, now: float) -> bool:
     name = b""
     if data[0] == m.BIND:
         name, statement, wording = _bound(client, data)
+        if statement is None:
+            return False
     found = cache.store.found(client.settings, wording)
     if found is None:
         return False
@@ -238,7 +240,9 @@ def _transaction_refusal(client: ClientSession, cache: Cache) -> str:
         isolation = cache.catalogue.default_isolation
         if isolation not in (b"read committed", b"read uncommitted"):
             return "the default isolation level"
-    if origin is not None and (not origin.reads_only or origin.altered or origin.traces):
+    if origin is not None and (
+        not origin.reads_only or origin.altered or origin.traces or origin.written is not None
+    ):
         return "it has done more than read"
     return ""
 
@@ -336,7 +340,10 @@ def _serve_parsed(
     whole = index == 0 and batch.messages == len(messages) and messages[-1][2] == len(buffer)
     if not whole or (batch.parses and batch.name) or hints_of(batch.text):
         return
-    wording = buffer if batch.parses or batch.shape == b"Q" else _bound(client, buffer)[2]
+    if buffer[0] == m.DESCRIBE:
+        # Which statement is meant does not show in these bytes.
+        return
+    wording = _bound(client, buffer)[2] if buffer[0] == m.BIND else buffer
     cache.store.remember(entry, wording, _Belongings(prefix, client.unnamed))
 
 
@@ -441,7 +448,8 @@ def note_text(client: ClientSession, origin: OriginSession, text: bytes, *, whol
     cache = client.cache
     assert cache is not None
     catalogue = cache.catalogue
-    if facts_of(text).command == ROLLBACK and whole and not origin.expected:
+    in_block = origin.status != m.IDLE
+    if facts_of(text).command == ROLLBACK and whole and in_block and not origin.expected:
         origin.rolls_back = True
         return
     origin.rolls_back = False

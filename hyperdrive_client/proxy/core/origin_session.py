@@ -605,7 +605,7 @@ class OriginSession:
                 if not skip:
                     self.counters.round_trips += 1
                     if self.client is not None and self.client.cache is not None:
-                        self.client.heard_at = now
+                        self.client.heard_at, self.client.heard = now, None
                         lands = True
                         if self.fill is not None:
                             self.fill.ended = True

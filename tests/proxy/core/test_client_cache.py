@@ -402,6 +402,22 @@ class TestExtended:
             assert asked
         assert world.counts == {"uncacheable": 2}
 
+    def test_what_an_unknown_name_or_portal_means_is_no_answer_to_the_unnamed_one(self, world):
+        """It was described by bytes that do not say which statement is meant."""
+        client, server = world.client, world.server
+        self.fill(world, *extended())
+        lines = ("D S ", "B <- 7", "E ", "S")
+        answers = ("t 23", "T x", "2", "D 1", "C SELECT 1", "Z I")
+        self.fill(world, *lines, answers=answers)
+        self.hit(client, world, *lines, answers=answers)
+        for line in ("B <-unknown 9", "B p<- 9"):
+            other = world.proxy.client()
+            other.sends(line, "E ", "S")
+            other.receives()
+            assert server.hears()
+            server.sends("E 26000 no such statement", "Z I")
+            other.hears()
+
     def test_a_clock_word_as_a_parameter(self, world):
         for _ in range(2):
             asked, _ = self.fill(world, *extended(value="today"))
@@ -665,6 +681,19 @@ class TestWrites:
         server.sends("C ROLLBACK", "Z I")
         server.sends("C UPDATE 1", "Z I")
         self.outdates_a_alone(filled)
+
+    @whole
+    def test_a_rollback_that_is_bound_only_takes_nothing_back(self, filled):
+        client, server = filled.client, filled.server
+        client.sends("P : insert into a values (1)", "B <-", "E ", "P r: rollback", "H")
+        server.hears()
+        server.sends("1", "2", "C INSERT 0 1", "1")
+        client.hears()
+        client.sends("B <-r", "S")
+        server.hears()
+        server.sends("2", "Z I")
+        client.hears()
+        misses(client, server, value="2")
 
     def test_with_an_error_behind_the_commit(self, filled):
         filled.client.sends("Q begin; update a set x = 2; commit; select 1/0")
@@ -1102,6 +1131,32 @@ class TestTransactions:
         begins(other)
         hits(other, second, B, "new", "T")
         goes_to_the_origin(other, second, A, "new")
+
+    def test_the_same_answer_is_older_than_what_the_origin_has_said_since(self, cached):
+        world = cached("wal")
+        misses(world.client, world.server, A, "old")
+        begins(world.client)
+        hits(world.client, world.server, A, "old", "T")
+        world.proxy.now += 0.5
+        goes_to_the_origin(world.client, world.server, B, "new")
+        misses(world.client, world.server, A, "new", "T")
+
+    def test_nothing_after_a_read_that_writes(self, cached):
+        """By an operator's function, say: its own write is to be seen."""
+        world = cached("wal")
+        client, server = world.client, world.server
+        misses(client, server, A, "old")
+        written = world.catalogue.written
+
+        def writes_to_a(text, settings):
+            return Written(frozenset({1}), False) if b"+!" in text else written(text, settings)
+
+        world.catalogue.written = writes_to_a
+        begins(client)
+        goes_to_the_origin(client, server, "select +! x from b")
+        world.proxy.now += 0.5
+        world.cache.guard.reached(world.proxy.now)
+        misses(client, server, A, "new", "T")
 
     def test_nothing_stale(self, cached):
         world = cached(max_age=10, stale_while_revalidate=10)
