@@ -177,7 +177,11 @@ RULES: dict[str, Rule] = {
     "order-in-transactions": Rule(
         _any_hit_in_transactions,
         "wal",
-        (scenarios.older_than_the_origins_answer, scenarios.older_than_another_hit),
+        (
+            scenarios.older_than_the_origins_answer,
+            scenarios.older_than_another_hit,
+            scenarios.the_same_answer_again,
+        ),
     ),
     "unknown-outcomes": Rule(
         _outcomes_are_known,

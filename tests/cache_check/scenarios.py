@@ -222,6 +222,20 @@ async def older_than_another_hit(scene: Scene) -> None:
     scene.stage.relays[0].release()
 
 
+async def the_same_answer_again(scene: Scene) -> None:
+    """In a transaction, what it was told first is too old once the origin has told more."""
+    client, outsider = await scene.client(), await scene.outsider()
+    await scene.warm(client, PLAIN)
+    scene.stage.relays[0].stall()
+    await scene.do(client, "BEGIN")
+    await scene.must_be(client, PLAIN, 0)
+    await scene.do(outsider, _BOTH)
+    await scene.must_be(client, PAIR, 1)
+    await scene.must_be(client, PLAIN, 1)
+    await scene.do(client, "COMMIT")
+    scene.stage.relays[0].release()
+
+
 async def lost_commit(scene: Scene) -> None:
     """The connection is lost while the COMMIT waits; it is visible after that."""
     client, other = await scene.client(), await scene.client()
