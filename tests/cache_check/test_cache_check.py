@@ -11,7 +11,7 @@ from hyperdrive_client.proxy.settings import CacheMode
 
 from .guards import RULES, Rule
 from .run import Run
-from .scenarios import Story, told, write_and_read_in_one_segment
+from .scenarios import Story, shown, told, write_and_read_in_one_segment
 from .stage import Stage, server
 from .toy import Toy
 
@@ -79,4 +79,4 @@ class TestRules:
     async def test_without_it_something_is_wrong(
         self, postgres: EmbeddedPostgres, name: str, rule: Rule, story: Story
     ) -> None:
-        assert await told(postgres, rule.mode, story, without=name)
+        assert await shown(postgres, rule.mode, story, name)
