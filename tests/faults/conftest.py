@@ -20,7 +20,7 @@ from hyperdrive_client.bindings.connection_string import Address, Origin, parse_
 from hyperdrive_client.origin import EmbeddedPostgres
 from hyperdrive_client.proxy.core.core import Core
 from hyperdrive_client.proxy.core.pool import Pool
-from hyperdrive_client.proxy.settings import Limits, Settings
+from hyperdrive_client.proxy.settings import Caching, Limits, Settings
 from hyperdrive_client.proxy.spawn import ProcessProxy, ThreadProxy
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -253,7 +253,9 @@ def _settings(origin: Origin, port: int | None, limits: dict[str, Any]) -> Setti
             origin.password,
             sslmode="disable",
         )
-    return Settings(origin, "app", "secret", limits=Limits(**limits))
+    # What follows the WAL has a connection of its own, and these count connections.
+    off = Caching(mode="off")
+    return Settings(origin, "app", "secret", limits=Limits(**limits), caching=off)
 
 
 @pytest.fixture

@@ -507,11 +507,12 @@ class TestEnds:
     ) -> None:
         before = database.backends()
         ended = time.monotonic()
-        database.admin.execute(
+        end = (
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE %s "
-            "AND datname = current_database() AND pid <> pg_backend_pid()",
-            (f"%{which}%",),
+            "AND datname = current_database() AND pid <> pg_backend_pid()"
         )
+        # The side connection asks other things, too.
+        wait_until(lambda: database.admin.execute(end, (f"%{which}%",)).fetchall())
         wait_until(lambda: cached.cache.guard.horizon > ended and not cached.refusal)
         follows(cached, database, wait_until)
         wait_until(lambda: not {each[0] for each in before} & {e[0] for e in database.backends()})
