@@ -101,6 +101,7 @@ def exact(client: ClientSession, data: bytes, now: float) -> bool:
     assert isinstance(belongings, _Belongings)
     if statement is None:
         client.unnamed = belongings.unnamed
+        client.unnamed_generation = cache.generation
     _serve(client, entry, belongings.prefix, now)
     return True
 
@@ -120,12 +121,19 @@ def _bound(client: ClientSession, data: bytes) -> tuple[bytes, Statement | None,
     if len(data) < 7 or data[5] or end < 0:
         return b"", None, b""
     name = data[6:end]
-    statement = client.statements.get(name) if name else client.unnamed
+    statement = client.statements.get(name) if name else _unnamed(client)
     if statement is None:
         return name, None, b""
     (length,) = m.INT32.unpack_from(data, 1)
     rest = length - len(name)
     return name, statement, b"%b %d %b" % (statement.server_name, rest, data[end:])
+
+
+def _unnamed(client: ClientSession) -> Statement | None:
+    """The unnamed statement, unless its columns may be others by now than it was told."""
+    cache = client.cache
+    is_known = cache is not None and client.unnamed_generation == cache.generation
+    return client.unnamed if is_known else None
 
 
 class _Belongings(NamedTuple):
@@ -332,6 +340,7 @@ def _serve_parsed(
             client_statements.name_statement(client, statement, batch.name)
         else:
             client.unnamed = statement
+            client.unnamed_generation = cache.generation
     _serve(client, entry, prefix, now)
     if is_stale:
         _refresh(client, entry, now)
@@ -511,7 +520,7 @@ def _batch(client: ClientSession, chunk: Chunk, index: int) -> Batch | None:
             name, bound = parts
             shape.append(kind)
             if not kinds.startswith(b"P"):
-                statement = client.statements.get(name) if name else client.unnamed
+                statement = client.statements.get(name) if name else _unnamed(client)
                 if statement is None or statement.shown:
                     return None
                 text, types = statement.text, statement.parameter_types

@@ -163,6 +163,8 @@ class ClientSession:
         self.held_back_by = 0
         self.statements: dict[bytes, Statement] = {}
         self.unnamed: Statement | None = None
+        self.unnamed_generation = -1
+        """Of the catalogue, when it prepared that: it may have been told its columns since."""
         self.described: dict[bytes, bytes] = {}
         """What it was told of its statements' parameters and columns."""
         self.parsed_at: dict[bytes, float] = {}
@@ -723,6 +725,8 @@ class ClientSession:
                         )
                     )
                 ):
+                    # What it will be when it goes on is not known.
+                    origin.fill = None
                     self._stalled = (chunk, index)
                     self.state = _STALLED
                     end = position

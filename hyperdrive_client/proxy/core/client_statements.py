@@ -118,6 +118,7 @@ def parse(
     if not name:
         origin.expected.append(Expected(m.PARSE, change=Unnamed(client, origin)))
         client.unnamed = origin.unnamed = statement
+        client.unnamed_generation = -1 if client.cache is None else client.cache.generation
         return before + (message or buffer[position:stop]) if before else message
     if name in client.statements:
         return parse_again(client, origin, name, buffer[position:stop])
