@@ -1623,3 +1623,22 @@ def test_what_is_purged_is_asked_again(world):
     hits(world.client, world.server, B)
     assert world.cache.purge() == 2
     misses(world.client, world.server, B)
+
+
+def test_an_unnamed_statement_that_was_described_before_ddl_is_for_the_origin(world):
+    client, server = world.client, world.server
+    text = "select a from a where b = $1"
+    client.sends(f"P : {text}", "D S ", "S")
+    server.hears()
+    server.sends("1", "t 23", "T old", "Z I")
+    client.hears()
+    world.cache.changes_catalogue()
+    world.cache.catalogue_loaded(world.catalogue, float("inf"))
+    other = world.proxy.client()
+    other.sends(f"P : {text}", "B <- 7", "E ", "S")
+    server.hears()
+    server.sends("1", "2", "D new", "C SELECT 1", "Z I")
+    other.hears()
+    client.sends("B <- 7", "E ", "S")
+    assert client.hears() == []
+    assert server.hears()
