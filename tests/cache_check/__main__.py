@@ -29,7 +29,7 @@ def main() -> None:
     add("--mode", choices=("wal", "writes", "off"), default="wal")
     add("--proxies", type=int, choices=(1, 2), default=1)
     add("--clients", type=int, default=12, help="of each proxy; default: 12")
-    add("--faults", type=int, help="default: one for 8,000 reads")
+    add("--faults", type=int, help="default: one for 25,000 reads")
     add("--history", type=Path, help="write it there, even if nothing is wrong")
     add(
         "--without",
@@ -42,7 +42,7 @@ def main() -> None:
     if options.reads is None:
         options.reads = 20_000 if options.without else 200_000
     if options.faults is None:
-        options.faults = options.reads // 8000
+        options.faults = options.reads // 25_000
     print(
         f"--seed {options.seed} --reads {options.reads} --mode {options.mode} --proxies "
         f"{options.proxies}; the seed makes the same operations and faults again, but not the "

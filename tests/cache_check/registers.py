@@ -357,7 +357,7 @@ def change(random: Random, place: Place) -> Change:
         return _ddl(random)
     if luck < 0.03:
         return _refill()
-    table = "opaque" if luck < 0.05 else random.choice(_WRITTEN)
+    table = "opaque" if luck < 0.045 else random.choice(_WRITTEN)
     number = key(random)
     if table == "pair":
         return Change(
