@@ -16,6 +16,9 @@ INSERT, DELETE, UPDATE, TRUNCATE, CASCADE = 4, 8, 16, 32, 64
 """What is done to a table; the first four as in pg_trigger.tgtype."""
 ANY_ROW = INSERT | DELETE | UPDATE
 
+# PostgreSQL cuts longer names.
+_MAX_NAME_BYTES = 63
+
 
 class Target(NamedTuple):
     """A table or view, and what is done to it."""
@@ -34,7 +37,9 @@ class Uses:
 
     targets: frozenset[Target] = frozenset()
     relations: frozenset[Name] = frozenset()
-    """All that are named, targets among them; some are not relations (CTEs)."""
+    """All that are named, targets among them."""
+    queries: frozenset[str] = frozenset()
+    """Names of WITH queries, which some of ``relations`` may be."""
     calls: frozenset[Call] = frozenset()
     columns: frozenset[str] = frozenset()
     """Of qualified names: each may be a function of the row before it."""
@@ -177,6 +182,7 @@ def _search(root: object) -> Uses:
     """Everything that is named below a node."""
     targets: set[Target] = set()
     relations: set[Name] = set()
+    queries: set[str] = set()
     calls: set[Call] = set()
     columns: set[str] = set()
     anything = moves_names = by_literals = False
@@ -189,6 +195,8 @@ def _search(root: object) -> Uses:
             stack += node.values()
             if "relname" in node:
                 relations.add(_name(node))
+            elif "ctename" in node:
+                queries.add(node["ctename"])
             elif "funcname" in node:
                 calls.add(_call(node))
                 if node["funcname"][-1] == {"String": {"sval": "set_config"}}:
@@ -206,6 +214,7 @@ def _search(root: object) -> Uses:
     return Uses(
         frozenset(targets),
         frozenset(relations),
+        frozenset(queries),
         frozenset(calls),
         frozenset(columns),
         anything=anything,
@@ -272,7 +281,8 @@ _LIST = re.compile(rb",[\s,]*+")
 _ROWS = re.compile(rb"(?:\(\s?,\),)+")
 _WORD = re.compile(rb"[\w$\x80-\xff]+")
 _MEMBER = re.compile(rb"\.\s*([\w$\x80-\xff]+)")
-_QUOTED = re.compile(rb'"((?:[^"]|"")*)"')
+# In quotes, beside literals and comments, in which a quote is none.
+_QUOTED = re.compile(rb"""'[^']*'|--[^\n\r]*|/\*.*?\*/|"((?:[^"]|"")*)\"""", re.DOTALL)
 
 
 def uses_of_long(text: bytes) -> Uses:
@@ -303,14 +313,16 @@ def uses_of_long(text: bytes) -> Uses:
 
 
 def _words(words: list[bytes]) -> frozenset[str]:
-    """As they are and in lower case, which they have without quotes."""
-    texts = {word.replace(b'""', b'"').decode("utf-8", "replace") for word in words}
-    return frozenset(texts | {text.lower() for text in texts})
+    """As they are and in lower case, which they have without quotes; cut as PostgreSQL does."""
+    names = {word.replace(b'""', b'"')[:_MAX_NAME_BYTES] for word in words}
+    names |= {name.lower() for name in names}
+    return frozenset(name.decode("utf-8", "ignore") for name in names)
 
 
 def _identifier(text: bytes) -> str:
-    name = text.decode("utf-8", "replace")
-    return name[1:-1] if name.startswith('"') else name.lower()
+    # Letters beyond ASCII keep their case.
+    name = text[1:-1] if text.startswith(b'"') else text.lower()
+    return name.decode("utf-8", "replace")
 
 
 # Functions.
@@ -332,6 +344,11 @@ _DYNAMIC = re.compile(
     r'|PLpgSQL_stmt_rollback)"'
 )
 _EXPRESSION = re.compile(r'"query":("(?:[^"\\]|\\.)*"),"parseMode":(\d)')
+# Of records the tree has no defaults.
+_RECORD = re.compile(r'"PLpgSQL_rec":\{"refname":("(?:[^"\\]|\\.)*")')
+_DEFAULT = r"""(?<![\w$."])"?{}"?\s+(?:constant\s+)?NAME(?:\s*\.\s*NAME)*(?:\s+not\s+null)?
+  \s*(?::?=|\bdefault\b)""".replace("NAME", r'(?:"[^"]+"|[\w$]+)')
+_COMMENT = re.compile(r"--[^\n\r]*|/\*.*?\*/", re.DOTALL)
 # The parser knows no tables: rows of them are records to it, and the types of columns any.
 _ROW_TYPE = re.compile(r'(?:(?:"[^"]+"|[\w$]+)\s*\.\s*)?(?:"[^"]+"|[\w$]+)\s*%\s*rowtype\b', re.I)
 _COLUMN_TYPE = re.compile(r'(?:(?:"[^"]+"|[\w$]+)\s*\.\s*)*(?:"[^"]+"|[\w$]+)\s*%\s*type\b', re.I)
@@ -343,7 +360,7 @@ def uses_of_plpgsql(definition: str) -> Uses:
     try:
         tree = plpgsql_of(definition.encode())
         # The keys of the tree, since quotes within its strings are escaped.
-        if _DYNAMIC.search(tree):
+        if _DYNAMIC.search(tree) or _has_record_with_default(definition, tree):
             return ANYTHING
         expressions = _EXPRESSION.findall(tree)
         if len(expressions) != tree.count('"PLpgSQL_expr":'):
@@ -354,6 +371,13 @@ def uses_of_plpgsql(definition: str) -> Uses:
     except NotParsedError:
         return ANYTHING
     return found
+
+
+def _has_record_with_default(definition: str, tree: str) -> bool:
+    names = {re.escape(json.loads(name)) for name in _RECORD.findall(tree)}
+    pattern = re.compile(_DEFAULT.format(f"(?:{'|'.join(names)})"), re.IGNORECASE | re.VERBOSE)
+    texts = (definition, _COMMENT.sub(" ", definition))
+    return bool(names) and any(pattern.search(text) for text in texts)
 
 
 def _uses_of_do(fields: Node) -> Uses:

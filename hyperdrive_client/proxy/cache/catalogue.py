@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from ...sql.facts import facts_of
 from ...sql.folded import folded
 from ...sql.literals import form_of
 from ...sql.parse_tree import NotParsedError
@@ -96,9 +97,12 @@ class Catalogue:
         form = form_of(text) if len(text) <= MAX_TEXT_BYTES else b""
         written = session.written.get(form) if form else None
         if written is None:
+            if not ((form or text).isascii() or session.names.in_utf8):
+                # Which names are meant is not known.
+                return Written(None, facts_of(text).takes_locks)
             uses = uses_of(text) if form else uses_of_long(text)
             written = self._writes.of(uses, session.names)
-            if form and not uses.by_literals:
+            if form and not uses.by_literals and not self._writes.is_unfinished:
                 if len(session.written) >= _MAX_VERDICTS:
                     session.written.clear()
                 session.written[form] = written

@@ -105,6 +105,8 @@ class Body(NamedTuple):
     """Its own; empty if it has none."""
     definer: str
     """Whose rights it has; empty: the caller's."""
+    moves_names: bool
+    """It has other settings of its own that decide what names or literals mean."""
     text: str
     """SQL of a function in SQL; a CREATE FUNCTION where that is in PL/pgSQL or atomic."""
     atomic: bool
@@ -168,8 +170,16 @@ class Contents:
             self.hidden_calls[int(table)].append(int(function_oid))
             if is_policy == "true":
                 self.policy_calls[int(table)].append(int(function_oid))
+        for parent in [each for each in self.hidden_calls if self._is_partitioned(each)]:
+            # A row that is put right into a partition is held against the parent's key.
+            for child in self.family(parent)[1:]:
+                self.hidden_calls[child] += self.hidden_calls[parent]
         self.oddly_compared = frozenset(int(oid) for (oid,) in rows["comparisons"])
         """OIDs of types that users' own functions compare."""
+
+    def _is_partitioned(self, oid: int) -> bool:
+        relation = self.by_oid.get(oid)
+        return relation is not None and relation.kind == "p"
 
     def family(self, oid: int) -> tuple[int, ...]:
         """A table, its partitions, and what inherits from it, and so on."""
@@ -198,9 +208,10 @@ def _body(row: list[str]) -> Body:
         of_rows == "true",
         row[10],
         row[11],
-        row[12],
-        row[13] == "true",
-        tuple(int(each) for each in row[14].split()),
+        row[12] == "true",
+        row[13],
+        row[14] == "true",
+        tuple(int(each) for each in row[15].split()),
     )
 
 

@@ -194,9 +194,9 @@ WHERE r.rulename <> '_RETURN' AND r.oid >= 16384 AND r.ev_enabled <> 'D'
 
 # OID, schema, name, least and largest number of arguments, kind, language, volatility, extension,
 # whether it may be written like a column of a row, its own search_path, whose rights it has if not
-# the caller's, its source text or a definition, whether it is in SQL's standard form, and OIDs of
-# others that it depends on; of users' functions. The definition of one in PL/pgSQL has types that
-# its parser knows.
+# the caller's, whether it changes in another way what names or literals mean, its source text or a
+# definition, whether it is in SQL's standard form, and OIDs of others that it depends on; of users'
+# functions. The definition of one in PL/pgSQL has types that its parser knows.
 _BODIES = r"""
 SELECT p.oid::pg_catalog.text, n.nspname::pg_catalog.text, p.proname::pg_catalog.text,
   (p.pronargs - p.pronargdefaults - (p.provariadic <> 0)::int4)::pg_catalog.text,
@@ -209,6 +209,8 @@ SELECT p.oid::pg_catalog.text, n.nspname::pg_catalog.text, p.proname::pg_catalog
   (SELECT pg_catalog.substr(c, 13) FROM pg_catalog.unnest(p.proconfig) c
     WHERE c LIKE 'search\_path=%')::pg_catalog.text,
   CASE WHEN p.prosecdef THEN pg_catalog.pg_get_userbyid(p.proowner) END::pg_catalog.text,
+  EXISTS (SELECT FROM pg_catalog.unnest(p.proconfig) c
+    WHERE c ~ '^(role|session_authorization|standard_conforming_strings)=')::pg_catalog.text,
   CASE WHEN l.lanname = 'plpgsql' THEN
     pg_catalog.format('CREATE %s f(%s) %s LANGUAGE plpgsql AS %L',
       CASE p.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END,
@@ -242,7 +244,7 @@ WHERE p.oid >= 16384
 # OIDs of the relation and of a users' function that is called by a policy of it, or (if it is
 # written to) a default, a constraint, an index, the key of its partitions, or the condition of a
 # trigger, and whether it is a policy; 0 for what may be called anywhere: by a domain, an operator,
-# a cast, a type, an order.
+# a cast, a type, an order. Function 0 is any: the policy reads a view or what has policies itself.
 _HIDDEN_CALLS = """
 SELECT DISTINCT coalesce(a.adrelid, c.conrelid, i.indrelid, k.partrelid, t.tgrelid, y.polrelid,
     CASE WHEN d.classid IN (1247, 2603, 2616) THEN 0 END)::pg_catalog.text,
@@ -258,6 +260,11 @@ FROM pg_catalog.pg_depend d
 WHERE d.refclassid = 1255 AND d.refobjid >= 16384
   AND coalesce(a.adrelid, c.conrelid, i.indrelid, k.partrelid, t.tgrelid, y.polrelid,
     CASE WHEN d.classid IN (1247, 2603, 2616) THEN 0 END) IS NOT NULL
+UNION SELECT y.polrelid::pg_catalog.text, '0', 'true'
+  FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_policy y ON y.oid = d.objid
+  JOIN pg_catalog.pg_class c ON c.oid = d.refobjid
+  WHERE d.classid = 3256 AND d.refclassid = 1259 AND d.refobjid <> y.polrelid
+    AND (c.relkind IN ('v', 'f') OR c.relrowsecurity)
 UNION SELECT '0', o.oprcode::oid::pg_catalog.text, 'false' FROM pg_catalog.pg_operator o
   WHERE o.oprcode::oid >= 16384
 UNION SELECT '0', c.castfunc::oid::pg_catalog.text, 'false' FROM pg_catalog.pg_cast c

@@ -65,6 +65,10 @@ _HARMLESS_EXTENSIONS = frozenset(
         "vector",
     ]
 )
+# Of a body or a view, and of all that are parsed for one statement, since everybody else waits.
+_MAX_BODY_BYTES = 8 * 1024
+_MAX_PARSED_BYTES = 32 * 1024
+_LEAST_BYTES = 256
 # What a foreign key does to those who refer: CASCADE, SET NULL, SET DEFAULT.
 _ON_DELETE = {"c": DELETE, "n": UPDATE, "d": UPDATE}
 # pg_trigger.tgtype: per row, and before it.
@@ -90,14 +94,21 @@ class Writes:
         self._bodies: dict[int, Uses] = {}
         self._views: dict[int, Uses] = {}
         self._bases: dict[int, Name | None] = {}
+        self._left = 0
+        self.is_unfinished = False
+        """There was more to be parsed for the last statement than it is worth; some of it was."""
 
     def of(self, uses: Uses, names: Names) -> Written:
         """Of a statement that has these uses, in a session in which names mean what they do."""
         if uses.anything or names.refusal:
             return Written(None, uses.changes_catalogue)
+        self._left, self.is_unfinished = _MAX_PARSED_BYTES, False
         following = _Following(self)
-        following.hidden_calls(self.contents.hidden_calls.get(0, ()), names)
-        following.uses(uses, names, names)
+        try:
+            following.hidden_calls(self.contents.hidden_calls.get(0, ()), names)
+            following.uses(uses, names, names, is_text=True)
+        except RecursionError:
+            return Written(None, following.changes_catalogue)
         tables = None if following.anything else frozenset(following.tables)
         return Written(tables, following.changes_catalogue)
 
@@ -105,6 +116,8 @@ class Writes:
         """What the function's body uses."""
         found = self._bodies.get(body.oid)
         if found is None:
+            if not self._may_parse(body.text):
+                return ANYTHING
             found = self._bodies[body.oid] = _uses_of_body(body)
         return found
 
@@ -113,8 +126,18 @@ class Writes:
         found = self._views.get(oid)
         if found is None:
             text = self.contents.views.get(oid, "")
-            found = self._views[oid] = uses_of(text.encode()) if text else ANYTHING
+            if not text or not self._may_parse(text):
+                return ANYTHING
+            found = self._views[oid] = uses_of(text.encode())
         return found
+
+    def _may_parse(self, text: str) -> bool:
+        size = len(text.encode())
+        if size > _MAX_BODY_BYTES:
+            return False
+        self._left -= max(size, _LEAST_BYTES)
+        self.is_unfinished = self.is_unfinished or self._left < 0
+        return self._left >= 0
 
     def base_of_view(self, oid: int) -> Name | None:
         """The relation that PostgreSQL writes to in place of a view; ``None``: it does not."""
@@ -170,7 +193,8 @@ class _Following:
         self._done.add(what)
         return True
 
-    def uses(self, uses: Uses, names: Names, session: Names) -> None:
+    def uses(self, uses: Uses, names: Names, session: Names, *, is_text: bool = False) -> None:
+        """``is_text``: of a text that a client sends."""
         self.anything = self.anything or uses.anything
         self.changes_catalogue = self.changes_catalogue or uses.changes_catalogue
         if uses.fires_events and self._writes.has_event_triggers:
@@ -189,6 +213,9 @@ class _Following:
             relation = self._relation(name, names)
             if relation is not None:
                 self._read(relation, session)
+            elif is_text and (name.schema or name.name not in uses.queries):
+                # A temporary view may call anything.
+                self.anything = True
         if uses.words:
             self._words(uses.words, session)
 
@@ -233,7 +260,7 @@ class _Following:
         if not self._first_time(body.oid, session.settings):
             return
         uses = self._writes.of_body(body)
-        if self._moves_names or uses.moves_names:
+        if self._moves_names or uses.moves_names or body.moves_names:
             self.anything = True
         self.uses(uses, session, session)
         self.hidden_calls(body.calls, session)
@@ -357,4 +384,6 @@ class _Following:
         is_set = columns is None or not key.referenced or key.referenced in columns
         on_update = UPDATE if commands & UPDATE and is_set and key.on_update in _ON_DELETE else 0
         if on_delete | on_update:
-            self._write(relation, on_delete | on_update, frozenset((key.column,)), session)
+            # SET NULL and SET DEFAULT are for all columns of the key.
+            columns = frozenset((key.column,)) if key.on_update not in "nd" else None
+            self._write(relation, on_delete | on_update, columns, session)

@@ -198,7 +198,36 @@ CREATE TABLE with_policy (id int);
 INSERT INTO with_policy VALUES (1);
 ALTER TABLE with_policy ENABLE ROW LEVEL SECURITY;
 CREATE POLICY p ON with_policy USING (checks(id));
-"""
+
+CREATE TABLE behind_view_policy (id int);
+INSERT INTO behind_view_policy VALUES (1);
+ALTER TABLE behind_view_policy ENABLE ROW LEVEL SECURITY;
+CREATE POLICY p ON behind_view_policy USING (id <= (SELECT n FROM writing_view));
+CREATE VIEW LONG_NAME AS SELECT bump();
+CREATE FUNCTION key_of(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+  $$ BEGIN PERFORM bump_far(); RETURN $1; END $$;
+CREATE TABLE keyed_parts (id int) PARTITION BY RANGE (key_of(id));
+CREATE TABLE keyed_parts_low PARTITION OF keyed_parts FOR VALUES FROM (0) TO (100);
+CREATE TABLE pair_top (a int, b int, PRIMARY KEY (a, b));
+CREATE TABLE pair_low (a int, b int UNIQUE,
+  FOREIGN KEY (a, b) REFERENCES pair_top ON UPDATE SET NULL);
+CREATE TABLE pair_lowest (b int REFERENCES pair_low (b) ON UPDATE CASCADE);
+INSERT INTO pair_top VALUES (1, 1); INSERT INTO pair_low VALUES (1, 1);
+INSERT INTO pair_lowest VALUES (1);
+CREATE FUNCTION other_strings() RETURNS void LANGUAGE plpgsql
+  SET standard_conforming_strings = off AS $$ BEGIN UPDATE plain SET a = 9; END $$;
+CREATE FUNCTION by_record() RETURNS int LANGUAGE plpgsql AS
+  $$ DECLARE "R" record /* one */ := (SELECT ROW(bump())); BEGIN RETURN 1; END $$;
+CREATE FUNCTION by_plain_record() RETURNS int LANGUAGE plpgsql AS
+  $$ DECLARE r record; x int = 1; BEGIN r := ROW(bump()); RETURN x; END $$;
+CREATE FUNCTION long_body() RETURNS void LANGUAGE plpgsql AS
+  $$ BEGIN /* LONG_COMMENT */ UPDATE tally SET n = n + 1; END $$;
+CREATE FUNCTION deep_0() RETURNS int LANGUAGE sql AS 'SELECT bump()';
+""" + "".join(
+    f"CREATE FUNCTION deep_{n + 1}() RETURNS int LANGUAGE sql AS 'SELECT deep_{n}()';"
+    for n in range(300)
+)
+SCHEMA = SCHEMA.replace("LONG_COMMENT", "x" * 9000).replace("LONG_NAME", "x" * 63)
 
 
 class Case(NamedTuple):
@@ -382,6 +411,19 @@ CASES = [
     Case("INSERT INTO with_default (b) VALUES (1)", "with_default tally"),
     Case("INSERT INTO with_check VALUES (1)", "with_check tally"),
     more("SELECT * FROM with_policy", "tally"),
+    Case("SELECT * FROM behind_view_policy", "*"),
+    Case("INSERT INTO keyed_parts VALUES (1)", "keyed_parts_low tally"),
+    Case("INSERT INTO keyed_parts_low VALUES (1)", "keyed_parts_low tally"),
+    Case("UPDATE pair_top SET a = 2", "pair_top pair_low pair_lowest"),
+    Case("SELECT other_strings()", "*"),
+    Case("SELECT by_record()", "*"),
+    Case("SELECT by_plain_record()", "tally"),
+    Case("SELECT long_body()", "*"),
+    Case("SELECT deep_20()", "tally"),
+    Case("SELECT deep_300()", "*"),
+    Case("SELECT * FROM nowhere", "*"),
+    Case("WITH nowhere AS (SELECT 1) SELECT * FROM nowhere", ""),
+    Case("WITH nowhere AS (SELECT 1) SELECT * FROM pg_temp.nowhere", "*"),
     # Long ones.
     Case(f"INSERT INTO plain VALUES {LONG}", "plain"),
     Case(f"INSERT INTO plain (id, a, b) VALUES {LONG} ON CONFLICT (id) DO NOTHING", "plain"),
@@ -392,6 +434,8 @@ CASES = [
     Case(f"SELECT * FROM writing_view WHERE 1 IN ({LONG_LIST})", "tally"),
     Case(f"SELECT lower(p) FROM plain p WHERE 1 IN ({LONG_LIST})", "tally"),
     Case(f"DELETE FROM plain WHERE id IN ({LONG_LIST})", "*"),
+    Case(f"SELECT 'say \"', bump() || '\"' WHERE 1 IN ({LONG_LIST})", "*"),
+    Case(f"SELECT * FROM {'x' * 63}_cut WHERE 1 IN ({LONG_LIST})", "tally"),
     Case(f"CREATE VIEW new_view AS SELECT 1 WHERE 1 IN ({LONG_LIST})", "DDL"),
     Case(f"SELECT 1; DROP TABLE plain; SELECT 1 IN ({LONG_LIST})", "DDL"),
     Case(f"DO $$ BEGIN PERFORM 1 IN ({LONG_LIST}); END $$", "DDL"),
@@ -534,6 +578,22 @@ def test_numbers_and_literals_make_no_difference_but_names_do(catalogue: Catalog
 def test_a_path_or_a_role_that_is_not_understood_makes_it_anything(catalogue: Catalogue) -> None:
     for setting in ((b"search_path", b'"shop'), (b"standard_conforming_strings", b"off")):
         assert catalogue.written(b"UPDATE plain SET a = 1", (setting,)).tables is None
+
+
+def test_names_beyond_ascii_are_known_in_utf8_alone(catalogue: Catalogue) -> None:
+    text = "UPDATE plain SET a = 1 FROM quiet AS größe".encode()
+    assert catalogue.written(text, ()).tables == {catalogue.oid_of(b"plain")}
+    written = catalogue.written(text, ((b"client_encoding", b"LATIN1"),))
+    assert (written.tables, written.changes_catalogue) == (None, False)
+
+
+def test_bodies_are_parsed_some_at_a_time(shop: str, load_catalogue: LoadCatalogue) -> None:
+    catalogue = load_catalogue(shop)
+    tally = catalogue.oid_of(b"tally")
+    told = [catalogue.written(b"SELECT deep_300()", ()).tables for _ in range(5)]
+    assert told[0] is None
+    assert told[-1] == {tally}
+    assert catalogue.written(b"SELECT deep_20()", ()).tables == {tally}
 
 
 def test_event_triggers_may_do_anything(
