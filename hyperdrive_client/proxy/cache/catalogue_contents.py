@@ -170,10 +170,10 @@ class Contents:
             self.hidden_calls[int(table)].append(int(function_oid))
             if is_policy == "true":
                 self.policy_calls[int(table)].append(int(function_oid))
-        for parent in [each for each in self.hidden_calls if self._is_partitioned(each)]:
-            # A row that is put right into a partition is held against the parent's key.
-            for child in self.family(parent)[1:]:
-                self.hidden_calls[child] += self.hidden_calls[parent]
+        for partitioned in [each for each in self.hidden_calls if self._is_partitioned(each)]:
+            # A row that is put right into a partition is held against the partitioned table's key.
+            for partition in self.family(partitioned)[1:]:
+                self.hidden_calls[partition] += self.hidden_calls[partitioned]
         self.oddly_compared = frozenset(int(oid) for (oid,) in rows["comparisons"])
         """OIDs of types that users' own functions compare."""
 
