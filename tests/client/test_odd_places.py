@@ -450,6 +450,9 @@ class Relay(threading.Thread):
             os.close(each.detach())
 
     def stop(self) -> None:
+        # Wakes who waits for the next.
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self.join()
         self._listening.close()
         self.reset()
 

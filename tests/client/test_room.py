@@ -15,6 +15,7 @@ API = {
     "Proxy",
     "AsyncProxy",
     "ProxyStats",
+    "CacheStatus",
 }
 # PEP 249, "Module Interface" and "Type Objects and Constructors".
 GLOBALS = {"apilevel", "threadsafety", "paramstyle"}

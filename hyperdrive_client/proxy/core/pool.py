@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from collections import OrderedDict, deque
 from collections.abc import Mapping
+from random import Random
 from typing import TYPE_CHECKING
 
 from ...errors import OriginProtocolError
@@ -36,6 +36,8 @@ LAST_RETRY = 0.5
 # Attempts that have come to nothing by then may never: what they were sent is lost, or who took it
 # is not the origin. One more is made beside them, for which the time above holds as well.
 ATTEMPT_PATIENCE = 0.6
+# An application's own sequence of random numbers is left alone.
+_RANDOM = Random()
 # Connections opened together don't all end together.
 LIFETIME_JITTER = 0.1
 # Distinct sets of start-up settings remembered; each client program brings one or two.
@@ -128,7 +130,7 @@ class Pool:
         self._retry_after = FIRST_RETRY
         lifetime = self.settings.limits.max_lifetime
         if lifetime:
-            origin.retires_at = now + lifetime * random.uniform(1 - LIFETIME_JITTER, 1)
+            origin.retires_at = now + lifetime * _RANDOM.uniform(1 - LIFETIME_JITTER, 1)
         self.offer(origin, now)
         # One attempt was enough to find out; now for all who wait.
         self._retry_at = now
@@ -147,7 +149,7 @@ class Pool:
                 return
         self.last_failure = failure
         self.first_address %= len(self.settings.origin.addresses)
-        self._retry_at = now + self._retry_after * random.uniform(0.5, 1.0)
+        self._retry_at = now + self._retry_after * _RANDOM.uniform(0.5, 1.0)
         self._retry_after = min(2 * self._retry_after, LAST_RETRY)
         for client in self.waiting:
             if client.wanted is None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import Callable
+from random import Random
 from typing import NoReturn
 
 from ...errors import OriginProtocolError
@@ -29,6 +29,8 @@ UNCERTAIN_SECONDS = 0.2
 # How often to see whether the first client has come.
 CLIENT_SECONDS = 0.1
 
+# An application's own sequence of random numbers is left alone.
+_RANDOM = Random()
 FIRST_PAUSE = 0.1
 LAST_PAUSE = 10.0
 # Until somebody may have set up the origin for `auto`, for which no connection is kept.
@@ -99,7 +101,7 @@ class CacheKeeper:
             pause = FIRST_PAUSE if has_stood else min(2 * pause, LAST_PAUSE)
             if lasting:
                 pause = LOOK_AGAIN_SECONDS if self._mode == "auto" else LAST_PAUSE
-            await asyncio.sleep(pause * random.uniform(0.5, 1))
+            await asyncio.sleep(pause * _RANDOM.uniform(0.5, 1))
 
     async def _wait_for_client(self) -> None:
         """Who may not need a cache at all is not to be kept from the origin by it."""
