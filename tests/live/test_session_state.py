@@ -214,6 +214,13 @@ class TestSettings:
         with pytest.raises(errors.ReadOnlySqlTransaction):
             pair.first.execute("CREATE TABLE never (id int)")
 
+    @pytest.mark.parametrize("mode", ["READ ONLY", "ISOLATION LEVEL SERIALIZABLE", "DEFERRABLE"])
+    def test_what_set_transaction_leaves_behind_is_no_setting(self, pair: Pair, mode: str) -> None:
+        for text in ("BEGIN", f"SET TRANSACTION {mode}", "COMMIT", "SET TimeZone = 'Asia/Tokyo'"):
+            pair.first.pgconn.exec_(text.encode())
+        pair.first.close()
+        assert value(pair.second, "SHOW TimeZone") != "Asia/Tokyo"
+
     def test_client_encoding(self, pair: Pair) -> None:
         pair.first.execute("SET client_encoding TO 'latin1'")
         assert pair.first.info.encoding == "iso8859-1"

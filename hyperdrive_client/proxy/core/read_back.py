@@ -48,10 +48,13 @@ _FLAGS = {b"%d" % trace: trace for trace in (TEMPORARY, LOCKS, CHANNELS, CURSORS
 
 # Every name is qualified, operators too: the client's search_path and role are in force here.
 _EQUALS = "OPERATOR(pg_catalog.=)"
+# SET TRANSACTION leaves them behind as if they were the session's; they can't be reset.
+_OF_A_TRANSACTION = "{transaction_isolation,transaction_read_only,transaction_deferrable}"
 _QUERIES = {
     SETTINGS: f"""
 SELECT pg_catalog.lower(name), setting FROM pg_catalog.pg_settings
 WHERE source {_EQUALS} 'session' AND context OPERATOR(pg_catalog.<>) 'internal'
+AND name OPERATOR(pg_catalog.<>) ALL ('{_OF_A_TRANSACTION}'::pg_catalog.text[])
 UNION ALL
 SELECT name, pg_catalog.current_setting(name, true)
 FROM pg_catalog.unnest($1::pg_catalog.text[]) AS name
