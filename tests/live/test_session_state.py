@@ -218,7 +218,6 @@ class TestSettings:
     def test_what_set_transaction_leaves_behind_is_no_setting(self, pair: Pair, mode: str) -> None:
         for text in ("BEGIN", f"SET TRANSACTION {mode}", "COMMIT", "SET TimeZone = 'Asia/Tokyo'"):
             pair.first.pgconn.exec_(text.encode())
-        pair.first.close()
         assert value(pair.second, "SHOW TimeZone") != "Asia/Tokyo"
 
     def test_client_encoding(self, pair: Pair) -> None:
