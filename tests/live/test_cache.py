@@ -214,6 +214,35 @@ class TestPsycopg:
         assert len(proxied.execute(star, prepare=False).fetchone()) == 13
 
 
+def test_values_are_written_as_the_client_was_told(proxy: LiveProxy) -> None:
+    read = "SELECT day FROM things WHERE id = 1"
+    with (
+        proxy.at_origin() as direct,
+        proxy.connect(autocommit=True) as first,
+        proxy.connect(autocommit=True) as second,
+    ):
+        clients = (first, second)
+        expected = {"ISO, MDY": b"2026-01-03", "German, DMY": b"03.01.2026"}
+
+        def read_by(client: psycopg.Connection[Any]) -> str:
+            value = client.pgconn.exec_(read.encode()).get_value(0, 0)
+            told = client.info.parameter_status("DateStyle") or ""
+            # There is none where the connection ended just then.
+            assert value in (None, expected[told])
+            return told
+
+        assert {read_by(client) for client in clients} == {"ISO, MDY"}
+        direct.execute(f'ALTER DATABASE "{direct.info.dbname}" SET DateStyle = German')
+        direct.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        deadline = time.monotonic() + PATIENCE
+        before = hits(proxy)
+        while {read_by(client) for client in clients} != {"German, DMY"} or hits(proxy) == before:
+            assert time.monotonic() < deadline, counts(proxy)
+
+
 def test_asyncpg(proxy: LiveProxy, database: str) -> None:
     async def read(connection: asyncpg.Connection) -> Any:
         return [tuple(row) for row in await connection.fetch(ROWS.format("$1"), 7)]

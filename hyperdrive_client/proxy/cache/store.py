@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from .epochs import Vector
@@ -45,6 +45,7 @@ class Entry:
         "description",
         "hits",
         "key",
+        "reported",
         "request",
         "sent",
         "size",
@@ -66,6 +67,7 @@ class Entry:
         sent: float,
         arrived: float,
         description: bytes | None = None,
+        reported: Mapping[bytes, bytes] | None = None,
     ) -> None:
         self.key = key
         self.answer = answer
@@ -82,6 +84,8 @@ class Entry:
         self.arrived = arrived
         self.description = description
         """Parameters and columns of its named statement, where they are known."""
+        self.reported = reported
+        """ParameterStatus values by which it is to be read; the object of who was told the same."""
         self.hits = 0
         """Since the store last looked."""
         self.wordings: list[bytes] = []

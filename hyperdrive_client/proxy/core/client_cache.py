@@ -91,6 +91,7 @@ def exact(client: ClientSession, data: bytes, now: float) -> bool:
     entry, belongings = found
     if (
         cache.refusal(now)
+        or entry.reported is not client.reported
         or now - entry.sent >= cache.settings.max_age
         or cache.epochs.vector(entry.slots) != entry.vector
         or (client.status != m.IDLE and not _goes_on(client, cache, entry))
@@ -186,7 +187,7 @@ def answer(client: ClientSession, chunk: Chunk, index: int, now: float) -> int:
         if hints.max_age is not None:
             is_stale = False
         young = hints.max_age is None or now - entry.sent < hints.max_age
-        if young and _may_serve(client, cache, entry) and _is_as_described(client, batch, entry):
+        if young and _may_serve(client, cache, entry) and _is_as_told(client, batch, entry):
             if is_stale and client.status != m.IDLE:
                 return _missed(client)
             client.miss = None
@@ -275,8 +276,13 @@ def _known_until(client: ClientSession, cache: Cache) -> float:
     return float("-inf")
 
 
-def _is_as_described(client: ClientSession, batch: Batch, entry: Entry) -> bool:
-    """Whether the columns are those that the client was told of."""
+def _is_as_told(client: ClientSession, batch: Batch, entry: Entry) -> bool:
+    """Whether the columns, and how values are written, are those that the client was told of.
+
+    Connections that began under other defaults write them in another way.
+    """
+    if entry.reported is not client.reported:
+        return False
     told = client.described.get(batch.name) if batch.name else None
     return told is None or told == entry.description
 
@@ -425,6 +431,7 @@ def filled(client: ClientSession, origin: OriginSession, fill: Fill, now: float)
                 sent=fill.sent,
                 arrived=now,
                 description=description,
+                reported=origin.reported,
             )
         )
 
