@@ -235,6 +235,57 @@ class TestTheCatalogue:
         assert kept.cache.catalogue is not None
         assert kept.cache.catalogue.oid_of(b"a") == oid[0]
 
+    @pytest.mark.parametrize("earlier", [True, False], ids=["loaded", "not_loaded"])
+    def test_is_not_taken_for_that_of_sessions_that_begin_otherwise(
+        self,
+        start: StartKept,
+        database: str,
+        monkeypatch: pytest.MonkeyPatch,
+        earlier: bool,
+    ) -> None:
+        """What they begin with is altered when the keeper has its connections already."""
+        ask = OwnConnection.results
+        reads, goes_on = threading.Event(), threading.Event()
+
+        async def results(self: OwnConnection, text: bytes, timeout: float) -> list[list[Row]]:
+            if b"REPEATABLE READ" in text and not reads.is_set():
+                reads.set()
+                await asyncio.to_thread(goes_on.wait, 20)
+            return await ask(self, text, timeout)
+
+        with psycopg.connect(database, autocommit=True) as admin:
+            admin.execute("CREATE SCHEMA s; CREATE TABLE s.a (v int); INSERT INTO s.a VALUES (5)")
+            if earlier:
+                kept = start("writes")
+                wait_until(lambda: kept.read() == ([(1,)], True))
+            monkeypatch.setattr(OwnConnection, "results", results)
+            if earlier:
+                admin.execute("CREATE TABLE b ()")
+            else:
+                kept = start("writes")
+                kept.read()
+            assert reads.wait(20)
+            name = admin.info.dbname
+            admin.execute(f'ALTER DATABASE "{name}" SET search_path = s, public')
+            oid = admin.execute("SELECT 's.a'::regclass::oid::int").fetchone()
+            goes_on.set()
+        wait_until(lambda: kept.read() == ([(5,)], True))
+        assert oid is not None
+        assert kept.cache.catalogue is not None
+        assert kept.cache.catalogue.oid_of(b"a") == oid[0]
+
+    def test_is_not_read_again_and_again_after_a_reload_of_the_configuration(
+        self, start: StartKept
+    ) -> None:
+        kept = start("writes")
+        wait_until(lambda: kept.read()[1])
+        before = kept.cache.generation
+        kept.admin.execute("SELECT pg_reload_conf()")
+        wait_until(lambda: kept.cache.generation > before and kept.is_up)
+        before, looked = kept.cache.generation, kept.cache.catalogue_at
+        wait_until(lambda: kept.cache.catalogue_at > looked + 2.5 * cache_keeper.CATALOGUE_SECONDS)
+        assert kept.cache.generation == before
+
 
 def test_a_backend_that_may_still_commit_is_watched_until_it_is_gone(start: StartKept) -> None:
     kept = start("writes")

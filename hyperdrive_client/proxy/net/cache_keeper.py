@@ -49,7 +49,6 @@ JOIN (VALUES ('statement_timeout', '30s'), ('lock_timeout', '0'), ('idle_session
 _LOAD = b";\n".join(
     (
         b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-        FINGERPRINT,
         *QUERIES.values(),
         b"COMMIT",
     )
@@ -152,12 +151,7 @@ class CacheKeeper:
                     self._cache.catalogue_unchanged(asked, looks)
                     continue
                 self._cache.changes_catalogue()
-            # What sessions begin with may be among it, and only a new one shows that.
-            async with own_connection(
-                self._core.settings, self._credentials, CONNECT_SECONDS, address=side.address
-            ) as fresh:
-                await fresh.results(_SETTINGS, POLL_SECONDS)
-                fingerprint = await self._load(fresh)
+            fingerprint = await self._load(side)
 
     async def _load(self, side: OwnConnection) -> bytes | None:
         """Read the catalogue; its fingerprint.
@@ -169,7 +163,14 @@ class CacheKeeper:
         while True:
             self._stale.clear()
             asked = self._now()
-            ((fingerprint,),), *answers = await side.results(_LOAD, LOAD_SECONDS)
+            # Always on the same connection: in each the configuration was loaded at another time.
+            ((fingerprint,),) = await side.query(FINGERPRINT, POLL_SECONDS)
+            # What sessions begin with only one shows that began after that.
+            async with own_connection(
+                self._core.settings, self._credentials, CONNECT_SECONDS, address=side.address
+            ) as fresh:
+                await fresh.results(_SETTINGS, POLL_SECONDS)
+                answers = await fresh.results(_LOAD, LOAD_SECONDS)
             if len(answers) != len(QUERIES):
                 raise OriginProtocolError("the catalogue's queries have not all been answered")
             named = dict(zip(QUERIES, answers, strict=True))
