@@ -609,6 +609,34 @@ class TestThePublication:
         assert cached.read_again() == (0, False)
 
     @pytest.mark.parametrize(
+        ("change", "back"),
+        [
+            ("SET (publish = 'insert')", "SET (publish = 'insert, update, delete, truncate')"),
+            ("DROP TABLE a", "ADD TABLE a"),
+            ("DROP TABLES IN SCHEMA public", "ADD TABLES IN SCHEMA public"),
+        ],
+    )
+    def test_may_not_have_been_another_for_a_moment(
+        self,
+        server: EmbeddedPostgres,
+        start: StartFront,
+        database: Database,
+        wait_until: WaitUntil,
+        change: str,
+        back: str,
+    ) -> None:
+        if "SCHEMA" in change:
+            database.admin.execute("DROP PUBLICATION hyperdrive_cache")
+            database.admin.execute("CREATE PUBLICATION hyperdrive_cache FOR TABLES IN SCHEMA public")
+        front = start(database.dsn)
+        wait_until(lambda: front.read_again() == (0, True))
+        with database.admin.transaction():
+            database.admin.execute(f"ALTER PUBLICATION hyperdrive_cache {change}")
+            value = database.write()
+            database.admin.execute(f"ALTER PUBLICATION hyperdrive_cache {back}")
+        wait_until(lambda: front.read_again() == (value, True))
+
+    @pytest.mark.parametrize(
         ("change", "reason"),
         [
             ("ALTER TABLE a REPLICA IDENTITY NOTHING", "no replica identity"),

@@ -67,8 +67,8 @@ FROM pg_catalog.pg_control_system() s
 
 _PUBLICATION = f"""
 SELECT p.pubviaroot::text, (p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate)::text,
-  (SELECT string_agg(r.oid::text, ' ' ORDER BY r.oid) FROM pg_publication_rel r
-   WHERE r.prpubid = p.oid)
+  concat_ws(' ', p.oid, p.xmin, (SELECT string_agg(d.objid::text, ' ' ORDER BY d.objid)
+    FROM pg_depend d WHERE d.refclassid = p.tableoid AND d.refobjid = p.oid))
 FROM pg_publication p WHERE p.pubname = '{PUBLICATION}';
 
 SELECT c.oid::text, c.relname::text,
@@ -109,7 +109,7 @@ class WalRefusedError(Exception):
 
 
 class Publication(NamedTuple):
-    """What is published; different once it was changed."""
+    """What is published; different once it was changed, be it for a moment."""
 
     entries: bytes | None
     tables: tuple[tuple[bytes | None, ...], ...]
