@@ -627,7 +627,9 @@ class TestThePublication:
     ) -> None:
         if "SCHEMA" in change:
             database.admin.execute("DROP PUBLICATION hyperdrive_cache")
-            database.admin.execute("CREATE PUBLICATION hyperdrive_cache FOR TABLES IN SCHEMA public")
+            database.admin.execute(
+                "CREATE PUBLICATION hyperdrive_cache FOR TABLES IN SCHEMA public"
+            )
         front = start(database.dsn)
         wait_until(lambda: front.read_again() == (0, True))
         with database.admin.transaction():

@@ -274,6 +274,20 @@ class TestTheCatalogue:
         assert kept.cache.catalogue is not None
         assert kept.cache.catalogue.oid_of(b"a") == oid[0]
 
+    def test_is_none_for_sessions_that_began_before_the_cache_was_in_use(
+        self, start: StartKept, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(cache_keeper, "LAST_PAUSE", 0.2)
+        kept = start("wal")
+        assert kept.read() == ([(1,)], False)
+        kept.admin.execute("CREATE SCHEMA s; CREATE TABLE s.a (v int PRIMARY KEY)")
+        name = kept.admin.info.dbname
+        kept.admin.execute(f'ALTER DATABASE "{name}" SET search_path = s, public')
+        kept.admin.execute("CREATE PUBLICATION hyperdrive_cache FOR TABLE a, s.a")
+        wait_until(lambda: kept.is_up)
+        wait_until(lambda: kept.read()[1])
+        assert kept.read() == ([], True)
+
     def test_is_not_read_again_and_again_after_a_reload_of_the_configuration(
         self, start: StartKept
     ) -> None:

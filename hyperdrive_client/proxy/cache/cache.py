@@ -108,7 +108,8 @@ class Cache:
         What was kept under the last one is not served any more.
         """
         self.catalogue_at = asked
-        if self._session not in (None, catalogue.session):
+        if self._session != catalogue.session:
+            # The first one says nothing of sessions that began long before it.
             self.on_other_defaults()
         self._session = catalogue.session
         self.catalogue = catalogue

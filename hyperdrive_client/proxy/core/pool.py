@@ -130,7 +130,9 @@ class Pool:
         self._retry_after = FIRST_RETRY
         lifetime = self.settings.limits.max_lifetime
         if lifetime:
-            origin.retires_at = now + lifetime * _RANDOM.uniform(1 - LIFETIME_JITTER, 1)
+            # It may have been told to while it was starting.
+            ends = now + lifetime * _RANDOM.uniform(1 - LIFETIME_JITTER, 1)
+            origin.retires_at = min(origin.retires_at, ends)
         self.offer(origin, now)
         # One attempt was enough to find out; now for all who wait.
         self._retry_at = now

@@ -63,10 +63,10 @@ def cached(start):
 
     def make(mode="writes", options="", limits=(), **caching):
         proxy = start(caching=Caching(mode=mode, **caching), **dict(limits))
-        client, server = proxy.pair(options=options)
         cache = proxy.core.cache
         catalogue = Catalogue()
         cache.catalogue_loaded(catalogue, float("inf"))
+        client, server = proxy.pair(options=options)
         if mode == "wal":
             cache.guard.started(TABLES.values(), proxy.now)
         return SimpleNamespace(
@@ -907,6 +907,24 @@ class TestRaces:
         world.cache.catalogue_unchanged(world.proxy.now, world.cache.looks)
         hits(world.client, world.server)
 
+    def test_nobody_is_linked_to_what_was_beginning_with_other_defaults(self, cached):
+        world = cached(limits={"max_lifetime": 100, "idle_timeout": 0})
+        world.client.sends("Q begin", f"Q {B}")
+        world.server.hears()
+        other = world.proxy.client()
+        other.sends(f"Q {A}")
+        second = world.proxy.servers[1]
+        second.connects()
+        new = Catalogue()
+        new.session = {"TimeZone": "Asia/Tokyo"}
+        world.cache.catalogue_loaded(new, world.proxy.now + 1e6)
+        second.sends("R 0", "S client_encoding=UTF8", "S server_version=18.0", "K 78", "Z I")
+        second.receives("X")
+        second.closes()
+        third = world.proxy.servers[2]
+        third.starts(79)
+        third.receives(f"Q {A}")
+
     def test_nothing_of_who_began_with_other_defaults_is_kept(self, world):
         new = Catalogue()
         new.session = {"TimeZone": "Asia/Tokyo"}
@@ -1612,7 +1630,8 @@ class TestOff:
         second.sends(*answer("1"))
         other.hears()
         server.sends("C UPDATE 1", "Z I")
-        misses(other, server, A, "2")
+        server.receives("X")
+        misses(other, second, A, "2")
 
 
 def test_what_is_purged_is_asked_again(world):
