@@ -21,6 +21,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from hyperdrive_client import doctor
 from hyperdrive_client.bindings.connection_string import Address, parse_connection_string
 from hyperdrive_client.errors import OriginStartError
 from hyperdrive_client.origin import EmbeddedPostgres
@@ -740,6 +741,18 @@ class TestWhatItNeeds:
         server.restart()
         database.reconnect()
         follows(front, database, wait_until)
+
+    def test_a_place_behind_the_standbys_for_which_commits_wait(
+        self, newest: EmbeddedPostgres, cached: Front, database: Database, wait_until: WaitUntil
+    ) -> None:
+        database.admin.execute("SET synchronous_commit = local")
+        with setting(database.admin, "synchronous_standby_names", "*"):
+            wait_until(lambda: "standby" in cached.cache.mode_reason)
+            wait_until(lambda: not database.backends("backend_type = 'walsender'"))
+            assert "synchronous_standby_names" in "".join(
+                each.what for each in doctor.examine(cached.origin).missing
+            )
+        follows(cached, database, wait_until)
 
     def test_an_end_of_the_transactions_that_are_open(
         self,

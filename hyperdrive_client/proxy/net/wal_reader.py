@@ -55,7 +55,7 @@ _STREAM_PARAMETERS = {
 
 _REQUIREMENTS = b"""
 SELECT current_setting('server_version_num'), pg_is_in_recovery()::text,
-  current_setting('wal_level')
+  current_setting('wal_level'), (current_setting('synchronous_standby_names') LIKE '%*%')::text
 """
 
 # Which server this is, and since when it runs.
@@ -145,13 +145,19 @@ async def check_requirements(side: OwnConnection, origin: Origin) -> None:
             "all connections lead to the server whose WAL is followed",
             lasting=True,
         )
-    ((version, replica, level),) = await side.query(_REQUIREMENTS, QUERY_SECONDS)
+    ((version, replica, level, anyone),) = await side.query(_REQUIREMENTS, QUERY_SECONDS)
     if int(version or 0) < 140000:
         raise WalRefusedError("the origin is older than PostgreSQL 14", lasting=True)
     if replica != b"false":
         raise WalRefusedError("the origin is a replica: it has no WAL of its own", lasting=True)
     if level != b"logical":
         raise WalRefusedError("wal_level is not logical at the origin", lasting=True)
+    if anyone != b"false":
+        raise WalRefusedError(
+            "synchronous_standby_names at the origin has a *, which takes us for a standby that "
+            "keeps what is committed",
+            lasting=True,
+        )
 
 
 async def read_publication(side: OwnConnection) -> Publication:
@@ -385,6 +391,7 @@ class WalReader:
     async def _watch_publication(self, published: Publication) -> NoReturn:
         while True:
             await asyncio.sleep(PUBLICATION_SECONDS)
+            await check_requirements(self._side, self._settings.origin)
             if await read_publication(self._side) != published:
                 raise WalRefusedError("what is published was changed", lasting=False)
 
