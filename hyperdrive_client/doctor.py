@@ -67,6 +67,8 @@ class _Server(NamedTuple):
     version_text: str
     is_replica: bool
     wal_level: str
+    has_any_standby: bool
+    """Whoever follows the WAL counts as a standby for which commits wait."""
     role: str
     """As SQL writes it; so is the database's name."""
     database: str
@@ -86,6 +88,7 @@ class _Server(NamedTuple):
 _SERVER = """
 SELECT current_setting('server_version_num')::int, current_setting('server_version'),
     pg_is_in_recovery(), current_setting('wal_level'),
+    current_setting('synchronous_standby_names') LIKE '%%*%%',
     quote_ident(current_user), quote_ident(current_database()),
     (SELECT rolsuper OR rolreplication FROM pg_roles WHERE rolname = current_user)
         OR EXISTS (SELECT FROM pg_roles
@@ -265,14 +268,14 @@ def set_up(origin: Origin, names: Sequence[str] = ()) -> str:
             _execute(connection, f"CREATE PUBLICATION {PUBLICATION}{only} WITH ({_OPTIONS})")
             return f"created the publication {PUBLICATION} {_with(wanted)}"
         done = []
-        if not publication.is_complete:
-            _execute(connection, f"ALTER PUBLICATION {PUBLICATION} SET ({_OPTIONS})")
-            done.append("repaired")
         broken = {oid for table in tables if table.rejects_updates for oid in _lineage(table)}
         listed = [table for table in tables if table.is_listed]
         if dropped := [each for each in listed if each.oid in broken or each.is_filtered]:
             _execute(connection, f"ALTER PUBLICATION {PUBLICATION} DROP TABLE {_list(dropped)}")
             done.append(f"took out, for want of a key or of all rows, {_names(dropped)}")
+        if not publication.is_complete:  # which some rows of a partitioned table do not allow
+            _execute(connection, f"ALTER PUBLICATION {PUBLICATION} SET ({_OPTIONS})")
+            done.append("repaired")
         kept = {each.oid for each in listed if each not in dropped}
         if added := [each for each in wanted if each.oid not in kept]:
             _execute(connection, f"ALTER PUBLICATION {PUBLICATION} ADD TABLE {_list(added)}")
@@ -372,6 +375,12 @@ def _missing(server: _Server) -> Iterator[Missing]:
     if server.wal_level != "logical":
         yield Missing(
             f"wal_level is {server.wal_level}, logical is needed", server.service.wal_level
+        )
+    if server.has_any_standby:
+        yield Missing(
+            "synchronous_standby_names has a *: commits would wait for the cache, which keeps "
+            "nothing, instead of a standby",
+            "name the standbys there",
         )
     if not server.may_replicate:
         yield Missing(

@@ -290,6 +290,21 @@ def test_a_publication_that_leaves_something_out_is_told_and_repaired(
     assert published(sql) == ["t"]
 
 
+def test_a_publication_by_roots_with_some_rows_of_a_partitioned_table_is_repaired(
+    origin: Origin, sql: Sql
+) -> None:
+    sql("CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id)")
+    sql("CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10)")
+    sql(
+        "CREATE PUBLICATION hyperdrive_cache FOR TABLE p WHERE (id > 3) "
+        "WITH (publish_via_partition_root)"
+    )
+    doctor.set_up(origin)
+    report = doctor.examine(origin)
+    assert report.default_mode == "wal"
+    assert report.followed == ("public.p1",)
+
+
 @pytest.mark.parametrize("tables", ["ALL TABLES", "TABLES IN SCHEMA public"])
 def test_a_publication_of_tables_that_are_not_listed_is_a_danger(
     origin: Origin, sql: Sql, tables: str
