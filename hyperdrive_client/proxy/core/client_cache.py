@@ -70,6 +70,8 @@ class Miss(NamedTuple):
     tables: tuple[int, ...]
     request: bytes
     """Messages that ask for the same, by the unnamed statement."""
+    generation: int
+    """Of the catalogue that says so."""
     statement: Statement | None = None
     """The named one that it is of."""
 
@@ -178,7 +180,7 @@ def answer(client: ClientSession, chunk: Chunk, index: int, now: float) -> int:
         return _not_served(client, "disabled", "by the statement's hint")
     key = Key(client.settings, folded(batch.text), batch.types, batch.bound, batch.shape)
     statement = batch.statement if batch.name else None
-    client.miss = Miss(key, verdict.tables, _request(batch), statement)
+    client.miss = Miss(key, verdict.tables, _request(batch), cache.generation, statement)
     refusal = cache.refusal(now)
     if refusal:
         return _not_served(client, "disabled", refusal)
@@ -377,8 +379,10 @@ def open_fill(client: ClientSession, origin: OriginSession, now: float) -> None:
     """Right before the request is written: what it is answered may be kept."""
     miss, client.miss = client.miss, None
     cache = client.cache
-    # Who began before the database's defaults were changed may mean something else.
-    if miss is None or cache is None or origin.expected or origin.retires_at <= now:
+    if miss is None or cache is None or origin.expected:
+        return
+    # Under a new catalogue, or for who began with other defaults, it may mean something else.
+    if miss.generation != cache.generation or origin.retires_at <= now:
         return
     sealed = cache.seal(miss.tables)
     if client.flight is not None:

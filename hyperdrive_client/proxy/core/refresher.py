@@ -28,7 +28,7 @@ class Refresher(ClientSession):
         self.cache = pool.cache
         self.settings = self.initial = entry.key.settings
         self.looked_up = True
-        self.miss = Miss(entry.key, entry.tables, entry.request)
+        self.miss = Miss(entry.key, entry.tables, entry.request, core.cache.generation)
         self.flight = pool.flights[entry.key] = Flight()
         self._request = entry.request
 

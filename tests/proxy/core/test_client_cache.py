@@ -907,6 +907,21 @@ class TestRaces:
         world.cache.catalogue_unchanged(world.proxy.now, world.cache.looks)
         hits(world.client, world.server)
 
+    def test_a_new_catalogue_while_it_waits_for_a_connection(self, cached):
+        world = cached(limits={"origin_connection_limit": 1})
+        client, server = world.client, world.server
+        misses(client, server)
+        client.sends(f"Q {B}")
+        server.receives(f"Q {B}")
+        other = world.proxy.client()
+        other.sends(f"Q {A} where x = 2")
+        world.cache.catalogue_loaded(Catalogue(), float("inf"))
+        server.sends(*answer())
+        server.receives(f"Q {A} where x = 2")
+        server.sends(*answer())
+        other.receives(*answer())
+        assert not len(world.cache.store)
+
     def test_nobody_is_linked_to_what_was_beginning_with_other_defaults(self, cached):
         world = cached(limits={"max_lifetime": 100, "idle_timeout": 0})
         world.client.sends("Q begin", f"Q {B}")
