@@ -529,6 +529,30 @@ class TestEnds:
         assert cached.read_again() == (value, False)
         assert cached.cache.mode == "wal"
 
+    def test_are_told_by_their_reason(
+        self,
+        newest: EmbeddedPostgres,
+        database: Database,
+        start: StartFront,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+        wait_until: WaitUntil,
+    ) -> None:
+        """Not by what that does to a query which is under way."""
+        slow = wal_reader._STATE.rstrip() + b" FROM pg_sleep(0.5)"
+        monkeypatch.setattr(wal_reader, "_STATE", slow)
+        start(database.dsn)
+        with caplog.at_level(logging.WARNING, "hyperdrive_client"):
+            process = database.walsender
+            # It has just begun.
+            wait_until(
+                lambda: not database.backends("query LIKE '%pg_sleep%' AND state = 'active'")
+            )
+            wait_until(lambda: database.backends("query LIKE '%pg_sleep%' AND state = 'active'"))
+            database.admin.execute("SELECT pg_terminate_backend(%s)", (process,))
+            wait_until(lambda: "nothing is served" in caplog.text)
+        assert "terminating connection" in caplog.text
+
     @pytest.mark.parametrize("how", ["restart", "kill"])
     def test_of_the_server(
         self,

@@ -140,6 +140,7 @@ class OwnConnection(asyncio.Protocol):
         self._refusal: OwnConnectionError | None = None
         self._on_data: Callable[[bytes], None] | None = None
         self._gone: asyncio.Future[None] = loop.create_future()
+        self._given_up = False
 
     # What it is asked.
 
@@ -178,6 +179,7 @@ class OwnConnection(asyncio.Protocol):
             self._check()
             raise AssertionError("it has ended") from error
         except asyncio.CancelledError:
+            self._given_up = True
             self._end(OwnConnectionError("the answer was not waited for"))
             await self._cancel()
             raise
@@ -192,8 +194,13 @@ class OwnConnection(asyncio.Protocol):
             self._transport.write(data)
 
     async def lost(self) -> None:
-        """Wait for the end, then raise its reason: ``OwnConnectionError``."""
+        """Wait for the end, then raise its reason: ``OwnConnectionError``.
+
+        Not for one by a caller that was cancelled: whoever did that has the reason.
+        """
         await asyncio.shield(self._gone)
+        if self._given_up:
+            await asyncio.get_running_loop().create_future()
         self._check()
 
     def _check(self) -> None:
