@@ -105,12 +105,16 @@ class _Publication(NamedTuple):
     is_owned: bool
     is_complete: bool
     """It has every kind of change, and those of partitions by their own names."""
+    is_open: bool
+    """Tables that are made later are in it, too."""
 
 
 _PUBLICATIONS = """
 SELECT quote_ident(pg_get_userbyid(pubowner)), pg_has_role(pubowner, 'USAGE'),
-    pubinsert AND pubupdate AND pubdelete AND pubtruncate AND NOT pubviaroot
-FROM pg_publication WHERE pubname = %s
+    pubinsert AND pubupdate AND pubdelete AND pubtruncate AND NOT pubviaroot,
+    puballtables OR EXISTS (SELECT FROM pg_depend WHERE refclassid = p.tableoid
+        AND refobjid = p.oid AND classid = to_regclass('pg_publication_namespace'))
+FROM pg_publication p WHERE pubname = %s
 """
 
 
@@ -243,7 +247,7 @@ def examine(origin: Origin) -> Report:
         modes,
         "off" if missing else "wal",
         tuple(missing),
-        tuple(_dangers(tables)),
+        tuple(_dangers(publication, tables)),
         tuple(table.name for table in tables if table.is_published and table.is_in_wal),
         _others(tables),
         tuple(_notes(tables)),
@@ -420,7 +424,7 @@ def _missing_in_publication(
             )
 
 
-def _dangers(tables: Sequence[_Table]) -> Iterator[Missing]:
+def _dangers(publication: _Publication | None, tables: Sequence[_Table]) -> Iterator[Missing]:
     for table in tables:
         if table.rejects_updates:
             yield Missing(
@@ -429,8 +433,7 @@ def _dangers(tables: Sequence[_Table]) -> Iterator[Missing]:
                 f"ALTER TABLE {table.name} ADD PRIMARY KEY (…);  -- or take it out: "
                 "hyperdrive doctor --setup",
             )
-    listed = {table.oid for table in tables if table.is_listed}
-    if any(table.is_published and listed.isdisjoint(_lineage(table)) for table in tables):
+    if publication is not None and publication.is_open:
         yield Missing(
             f"the publication {PUBLICATION} is for all tables, or for all of a schema: in those "
             "that are made without a key PostgreSQL will reject every UPDATE and DELETE",

@@ -313,6 +313,10 @@ def test_a_publication_of_tables_that_are_not_listed_is_a_danger(
     sql(f"CREATE PUBLICATION hyperdrive_cache FOR {tables} {OPTIONS}")
     (danger,) = doctor.examine(origin).dangers
     assert "for all tables, or for all of a schema" in danger.what
+    if "SCHEMA" in tables:
+        sql("CREATE TABLE u (id int PRIMARY KEY)")
+        doctor.set_up(origin)
+        assert doctor.examine(origin).dangers == (danger,)
     doctor.remove(origin)
     doctor.set_up(origin)
     assert doctor.examine(origin).dangers == ()
