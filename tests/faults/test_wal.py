@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -878,6 +879,31 @@ class TestAnotherServer:
         database.reconnect(standby.port)
         assert database.walsender
         assert front.cache.guard.published == {database.oid("a")}
+
+
+def test_whether_it_is_the_same_server_has_to_be_seen(
+    database: Database,
+    start: StartFront,
+    wait_until: WaitUntil,
+    relay_to: Callable[[int], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(wal_reader, "PUBLICATION_SECONDS", 0.1)
+    relay = relay_to(parse_connection_string(database.dsn).addresses[0].port)
+    front = start(database.dsn, port=relay.port)
+    wait_until(lambda: front.read_again() == (0, True))
+    target, relay._target = relay._target, ("127.0.0.1", closed_port())
+    # As after a connection that has led somewhere.
+    front.core.counters.origin_connects += 1
+    wait_until(lambda: "the same server" in front.cache.mode_reason)
+    assert front.refusal
+    relay._target = target
+    wait_until(lambda: not front.refusal)
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def at_port(dsn: str, port: int | None) -> Connection:

@@ -43,6 +43,8 @@ NUDGE_SECONDS = 0.2
 # then. No sooner: a backend that decodes a large transaction does not notice that we have gone.
 STALL_SECONDS = 60.0
 PUBLICATION_SECONDS = 1.0
+# Attempts to see that new connections lead to the same server.
+MOST_FAILURES = 4
 
 LOCK_NOT_AVAILABLE = "55P03"
 
@@ -399,18 +401,29 @@ class WalReader:
         self, server: list[tuple[bytes | None, ...]], connects: int
     ) -> NoReturn:
         """See that new connections lead where ours do: an address may get another server."""
+        failures = 0
         while True:
             await asyncio.sleep(PUBLICATION_SECONDS)
             opened = self._connects()
             if opened == connects:
                 continue
-            with contextlib.suppress(OwnConnectionError):  # it may be full; then later
+            try:
                 async with self._connect({}) as another:
                     if await another.query(_IDENTITY, QUERY_SECONDS) != server:
                         raise WalRefusedError(
                             "the origin's address leads to another server", lasting=False
                         )
-                connects = opened
+            except OwnConnectionError as error:
+                # It may be full for a moment, though it was not for clients.
+                failures += 1
+                if failures == MOST_FAILURES:
+                    raise WalRefusedError(
+                        "it can't be seen whether the origin's address leads to the same server: "
+                        f"{error}",
+                        lasting=False,
+                    ) from error
+            else:
+                connects, failures = opened, 0
 
 
 def _transactions_are_open() -> WalRefusedError:
