@@ -15,6 +15,7 @@ from hyperdrive_client.bindings.connection_string import (
 from hyperdrive_client.bindings.resolution import (
     DEFAULT_BINDING,
     Resolution,
+    behind_its_proxy,
     looks_like_connection_string,
     resolve,
 )
@@ -53,7 +54,7 @@ def resolve_target(
         return Resolution(None, _hosted_origin(target, environ), "hosted binding", hosted=True)
     if looks_like_connection_string(target):
         origin = parse_connection_string(target, environ=environ)
-        return Resolution(None, origin, "connection string")
+        return behind_its_proxy(Resolution(None, origin, "connection string"), environ)
     return resolve(target, config=config, env=env, environ=environ, cwd=cwd)
 
 

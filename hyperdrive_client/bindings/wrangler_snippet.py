@@ -1,0 +1,177 @@
+"""A binding for a wrangler file: as text to paste, and put into a JSON file as it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from hyperdrive_client.bindings.wrangler import read_wrangler_file, shown_path
+from hyperdrive_client.errors import ConfigurationError
+
+DEFAULT_NAME = "HYPERDRIVE"
+
+
+def binding_name(text: str) -> str:
+    """Return the name of a binding that is made of the name of a configuration, as wrangler does.
+
+    Spaces and dashes become ``_``, other characters are dropped, runs of ``_`` are collapsed, a
+    leading digit gets ``_`` in front; ``HYPERDRIVE`` if nothing is left.
+    """
+    name = re.sub(r"[^A-Za-z0-9_]", "", re.sub(r"[\s-]", "_", text))
+    name = re.sub(r"_+", "_", name)
+    if name[:1].isdigit():
+        name = f"_{name}"
+    return name if name.strip("_") else DEFAULT_NAME
+
+
+def snippet(binding: str, id: str, *, toml: bool) -> str:
+    """Return what to paste into ``wrangler.toml``, or else ``wrangler.jsonc``."""
+    if toml:
+        return f"[[hyperdrive]]\nbinding = {json.dumps(binding)}\nid = {json.dumps(id)}"
+    item = {"hyperdrive": [{"binding": binding, "id": id}]}
+    return json.dumps(item, indent=2)
+
+
+def add_binding(path: Path, env: str | None, binding: str, id: str) -> None:
+    """Add a binding to a JSON file, and leave everything else in it as it is.
+
+    Raises ``ConfigurationError``, with nothing written, if the file is not as it should be, has
+    that binding already, or can't be written.
+    """
+    for each in read_wrangler_file(path, env):
+        if each.name == binding:
+            raise ConfigurationError(
+                f'{each.place}: there is already a binding "{binding}"; '
+                "give another name by --binding, or change its id there"
+            )
+    with path.open(encoding="utf-8", newline="") as file:  # line ends stay as they are
+        text = file.read()
+    keys = ["env", env] if env and '"env"' in text else []
+    changed = _with_item(text, keys, {"binding": binding, "id": id})
+    _replace(path, changed)
+    if not any(each.name == binding for each in read_wrangler_file(path, env)):
+        _replace(path, text)
+        raise ConfigurationError(
+            f"{shown_path(path)} is written in a way that can't be added to; paste the lines yourself"
+        )
+
+
+class _Place(NamedTuple):
+    """Where an object or array begins and ends in a text, its last value, and a comma behind that."""
+
+    begin: int
+    end: int
+    last: int
+    comma: int | None
+
+
+_TOKEN = re.compile(
+    r"""(?P<skip>\s+|//[^\n]*|/\*.*?\*/)|(?P<string>"(?:[^"\\]|\\.)*")|(?P<mark>[{}\[\]:,])"""
+    r"""|(?P<word>[^\s{}\[\]:,"/]+)""",
+    re.DOTALL,
+)
+
+
+def _tokens(text: str) -> Iterator[re.Match[str]]:
+    for found in _TOKEN.finditer(text):
+        if found.lastgroup != "skip":
+            yield found
+
+
+def _places(text: str) -> dict[tuple[str | int, ...], _Place]:
+    """Every object and array, by the way to it."""
+    found: dict[tuple[str | int, ...], _Place] = {}
+    way: list[str | int] = []
+    # Of each that is open: where it begins, its last value and comma, its key or index just now.
+    begins: list[int] = []
+    last: list[int] = []
+    comma: list[int | None] = []
+    key: list[str | int] = []
+    is_key = False
+    for token in _tokens(text):
+        mark = token.group() if token.lastgroup == "mark" else ""
+        if mark in ("{", "["):
+            if begins:
+                way.append(key[-1])
+            begins.append(token.start())
+            last.append(token.end())
+            comma.append(None)
+            key.append("" if mark == "{" else 0)
+            is_key = mark == "{"
+        elif mark in ("}", "]"):
+            found[tuple(way)] = _Place(begins.pop(), token.start(), last.pop(), comma.pop())
+            key.pop()
+            if way:
+                way.pop()
+            if last:
+                last[-1], comma[-1] = token.end(), None
+        elif mark == ",":
+            comma[-1] = token.end()
+            if isinstance(key[-1], int):
+                key[-1] += 1
+            is_key = isinstance(key[-1], str)
+        elif mark == ":":
+            is_key = False
+        elif is_key and token.lastgroup == "string":
+            key[-1] = json.loads(token.group())
+        elif last:
+            last[-1], comma[-1] = token.end(), None
+    return found
+
+
+def _with_item(text: str, keys: list[str], item: dict[str, str]) -> str:
+    """``text`` with ``item`` at the end of the array ``hyperdrive`` of the object at ``keys``."""
+    places = _places(text)
+    outer = places[tuple(keys)]
+    array = places.get((*keys, "hyperdrive"))
+    unit = _indentation(text)
+    newline = "\r\n" if "\r\n" in text else "\n"
+    if array is not None:
+        depth = unit * (len(keys) + 2)
+        value = json.dumps(item, indent=unit).replace("\n", newline + depth)
+        return _inserted(text, array, f"{newline}{depth}{value}", newline + unit * (len(keys) + 1))
+    depth = unit * (len(keys) + 1)
+    value = json.dumps([item], indent=unit).replace("\n", newline + depth)
+    return _inserted(
+        text, outer, f'{newline}{depth}"hyperdrive": {value}', newline + unit * len(keys)
+    )
+
+
+def _inserted(text: str, place: _Place, value: str, before_end: str) -> str:
+    is_empty = place.last == place.begin + 1
+    if is_empty and not text[place.last : place.end].strip():
+        return text[: place.last] + value + before_end + text[place.end :]
+    if is_empty:  # but for comments
+        return text[: place.end].rstrip() + value + before_end + text[place.end :]
+    if place.comma is not None:
+        return text[: place.comma] + value + text[place.comma :]
+    return text[: place.last] + "," + value + text[place.last :]
+
+
+def _indentation(text: str) -> str:
+    found = re.search(r"^([ \t]+)\S", text, re.MULTILINE)
+    return found[1] if found else "  "
+
+
+def _replace(path: Path, text: str) -> None:
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+        try:
+            with open(descriptor, "w", encoding="utf-8", newline="") as file:
+                file.write(text)
+                os.fchmod(file.fileno(), path.stat().st_mode & 0o777)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise ConfigurationError(
+            f"{shown_path(path)} was not changed: {error.strerror or error}"
+        ) from None
