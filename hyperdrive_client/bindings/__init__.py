@@ -2,6 +2,7 @@
 
 from hyperdrive_client.bindings.binding import Binding, binding
 from hyperdrive_client.bindings.binding_warning import BindingWarning
+from hyperdrive_client.bindings.configuration import Configuration
 from hyperdrive_client.bindings.connection_string import (
     Address,
     Origin,
@@ -21,6 +22,7 @@ __all__ = [
     "Address",
     "Binding",
     "BindingWarning",
+    "Configuration",
     "Origin",
     "Resolution",
     "WranglerBinding",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
-from hyperdrive_client.bindings import Origin, Resolution
+from hyperdrive_client.bindings import Configuration, Origin, Resolution
 from hyperdrive_client.client import variables
 from hyperdrive_client.client.after_fork import notice_fork, run_after_fork
 from hyperdrive_client.client.local_proxy import LocalProxy, Mode, is_one_of_ours
@@ -14,7 +14,7 @@ from hyperdrive_client.errors import ProxyStartError
 
 logger = logging.getLogger(__name__)
 
-_proxies: dict[tuple[str, Origin], LocalProxy | SharedProxy] = {}
+_proxies: dict[tuple[str, Origin, Configuration | None], LocalProxy | SharedProxy] = {}
 _lock = threading.Lock()
 _found_to_be_proxies: set[Origin] = set()
 """Origins that are proxies of ours, on another host perhaps."""
@@ -33,11 +33,12 @@ def proxy_for(resolution: Resolution) -> LocalProxy | SharedProxy | None:
     if where == "off" or resolution.hosted or origin in _found_to_be_proxies:
         return None
     notice_fork()
-    proxy = _proxies.get((where, origin))
+    key = where, origin, resolution.configuration
+    proxy = _proxies.get(key)
     if proxy is not None and proxy.is_running:
         return proxy  # without waiting for those who start others
     with _lock:
-        proxy = _proxies.get((where, origin))
+        proxy = _proxies.get(key)
         if proxy is not None and proxy.is_running:
             return proxy
         if is_a_proxy(origin):
@@ -45,7 +46,7 @@ def proxy_for(resolution: Resolution) -> LocalProxy | SharedProxy | None:
         is_leased = isinstance(proxy, SharedProxy) and proxy.is_leased
         if proxy is not None:
             proxy.close()
-        started = _proxies[where, origin] = _found_or_started(where, origin)
+        started = _proxies[key] = _found_or_started(*key)
         if is_leased and isinstance(started, SharedProxy):
             # What this program has read of the last one is right for this one, too.
             started.lease()
@@ -70,23 +71,29 @@ def found_to_be_a_proxy(origin: Origin) -> None:
             _proxies.pop(key).close()
 
 
-def _found_or_started(where: str, origin: Origin) -> LocalProxy | SharedProxy:
+def _found_or_started(
+    where: str, origin: Origin, configuration: Configuration | None
+) -> LocalProxy | SharedProxy:
     if where == "thread":
-        return _local("thread", origin)
+        return _local("thread", origin, configuration)
     if where == "process":
-        return _local("process", origin)
+        return _local("process", origin, configuration)
     try:
-        return SharedProxy(origin)
+        return SharedProxy(origin, configuration)
     except ProxyStartError as error:
         if where == "shared":
             raise ProxyStartError(f"{error}; HYPERDRIVE_PROXY=off connects without it") from error
         logger.warning("this program gets a proxy of its own: %s", error)
-        return _local("process", origin)
+        return _local("process", origin, configuration)
 
 
-def _local(mode: Mode, origin: Origin) -> LocalProxy:
-    limit = variables.origin_connection_limit()
-    return LocalProxy(mode, origin, origin_connection_limit=limit, caching=variables.caching())
+def _local(mode: Mode, origin: Origin, configuration: Configuration | None) -> LocalProxy:
+    return LocalProxy(
+        mode,
+        origin,
+        origin_connection_limit=variables.origin_connection_limit(configuration),
+        caching=variables.caching(configuration),
+    )
 
 
 def _renew_lock() -> None:

@@ -7,10 +7,10 @@ import json
 import os
 import sys
 import time
-from dataclasses import replace
+from dataclasses import astuple, replace
 from functools import cache
 
-from hyperdrive_client.bindings import Origin
+from hyperdrive_client.bindings import Configuration, Origin
 from hyperdrive_client.client.variables import (
     caching,
     origin_connection_limit,
@@ -26,16 +26,18 @@ _LOCK_TIMEOUT = 30.0
 class SharedProxy:
     """The running proxy for an origin, found, or else started.
 
-    There is one for each user, origin, set of limits and of the cache's settings, version of this
-    package and Python. It ends some time after its last client, not with this process.
+    There is one for each user, origin, stored configuration, set of limits and of the cache's
+    settings, version of this package and Python. It ends some time after its last client, not with
+    this process. That of a stored configuration is always at the same door.
 
     Raises ``ProxyStartError``.
     """
 
-    def __init__(self, origin: Origin) -> None:
+    def __init__(self, origin: Origin, configuration: Configuration | None = None) -> None:
         try:
             self._origin = _with_absolute_paths(origin)
-            self._place = place_for(origin)
+            self._configuration = configuration
+            self._place = place_for(origin, configuration)
             self.record = self._place.running() or self._found_or_started()
         except OSError as error:
             raise ProxyStartError(f"no proxy can be shared: {error}") from error
@@ -43,7 +45,10 @@ class SharedProxy:
 
     def _found_or_started(self) -> Record:
         with self._place.lock(_LOCK_TIMEOUT):
-            return self._place.running() or _start(self._origin, self._place)
+            return self._place.running() or self._start()
+
+    def _start(self) -> Record:
+        return _start(self._origin, self._configuration, self._place)
 
     @property
     def is_running(self) -> bool:
@@ -80,7 +85,7 @@ class SharedProxy:
             with self._place.lock(_LOCK_TIMEOUT):
                 if self._lease is None:
                     # It may have ended unused before the lock was ours.
-                    self.record = self._place.running() or _start(self._origin, self._place)
+                    self.record = self._place.running() or self._start()
                     self._lease = self._place.lease()
         except OSError as error:
             raise ProxyStartError(f"no proxy can be shared: {error}") from error
@@ -92,9 +97,9 @@ class SharedProxy:
             self._lease = None
 
 
-def place_for(origin: Origin) -> Place:
+def place_for(origin: Origin, configuration: Configuration | None = None) -> Place:
     """Return where the files of an origin's proxy are. ``ProxyStartError`` if they can't be."""
-    return Place(runtime_folder(), _id(_with_absolute_paths(origin)))
+    return Place(runtime_folder(), _id(_with_absolute_paths(origin), configuration))
 
 
 def shared_proxy_at(origin: Origin) -> Record | None:
@@ -121,7 +126,7 @@ def shared_proxies_for(origin: Origin) -> list[Record]:
     return [record for record in running if record and record.origin == _shown(origin)]
 
 
-def _start(origin: Origin, place: Place) -> Record:
+def _start(origin: Origin, configuration: Configuration | None, place: Place) -> Record:
     """Hold the place's lock."""
     # Only here: a program that finds a proxy never loads one.
     from hyperdrive_client import __version__
@@ -133,7 +138,10 @@ def _start(origin: Origin, place: Place) -> Record:
     if died := place.read():
         # What other programs have read of it is right again.
         user, password, port = died.user, died.password, died.port
-    given = origin_connection_limit()
+    if configuration is not None:
+        door = configuration.door
+        user, password, port = door.user, door.password, door.port
+    given = origin_connection_limit(configuration)
     limits = Limits(proxy_idle_timeout=proxy_idle_timeout())
     if given is not None:
         limits = replace(limits, origin_connection_limit=given)
@@ -145,7 +153,7 @@ def _start(origin: Origin, place: Place) -> Record:
         unix_socket=str(place.socket),
         auth="peer",
         limits=limits,
-        caching=Caching.asked_for(**caching()),
+        caching=Caching.asked_for(**caching(configuration)),
     )
     record = Record(
         id=place.id,
@@ -174,16 +182,18 @@ def _start(origin: Origin, place: Place) -> Record:
     return started
 
 
-def _id(origin: Origin) -> str:
+def _id(origin: Origin, configuration: Configuration | None) -> str:
     """The same for whoever may share a proxy, and for nobody else; it tells nothing."""
-    told = (
+    told = [
         os.geteuid(),
         origin.connection_string,
-        origin_connection_limit(),
+        origin_connection_limit(configuration),
         proxy_idle_timeout(),
-        caching(),
+        caching(configuration),
         *_installation(),
-    )
+    ]
+    if configuration is not None:
+        told += [configuration.id, *astuple(configuration.door)]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 

@@ -7,6 +7,7 @@ import os
 import re
 from typing import Literal
 
+from hyperdrive_client.bindings import Configuration
 from hyperdrive_client.errors import ConfigurationError
 
 WHERE = "HYPERDRIVE_PROXY"
@@ -34,8 +35,13 @@ def where() -> Literal["on", "shared", "process", "thread", "off"]:
     raise ConfigurationError(f"{WHERE} is {text!r}: expected on, shared, process, thread or off")
 
 
-def origin_connection_limit() -> int | None:
-    """Return how many origin connections a proxy opens at most; ``ConfigurationError``."""
+def origin_connection_limit(configuration: Configuration | None = None) -> int | None:
+    """Return how many origin connections a proxy opens at most; ``ConfigurationError``.
+
+    What a stored configuration says of that comes first.
+    """
+    if configuration is not None and configuration.origin_connection_limit is not None:
+        return configuration.origin_connection_limit
     text = os.environ.get(ORIGIN_CONNECTION_LIMIT, "")
     if not text:
         return None
@@ -55,11 +61,26 @@ def proxy_idle_timeout() -> float:
     return _DEFAULT_IDLE_TIMEOUT if seconds is None else seconds
 
 
-def caching() -> dict[str, str | float | int | None]:
+def caching(configuration: Configuration | None = None) -> dict[str, str | float | int | None]:
     """Return what is said of the cache, by the fields of the proxy's ``Caching``.
 
-    Raises ``ConfigurationError``.
+    What a stored configuration says of it comes first. Raises ``ConfigurationError``.
     """
+    said = _caching()
+    if configuration is None:
+        return said
+    if configuration.caching_disabled:
+        return said | {"mode": "off"}
+    ages = {
+        "max_age": configuration.max_age,
+        "stale_while_revalidate": configuration.stale_while_revalidate,
+    }
+    given = {name: seconds for name, seconds in ages.items() if seconds is not None}
+    # Ages that were asked for are Hyperdrive's bargain, whatever else programs here are to have.
+    return said | given | ({"mode": "ttl"} if given else {})
+
+
+def _caching() -> dict[str, str | float | int | None]:
     mode, memory = os.environ.get(CACHE, "").lower(), os.environ.get(CACHE_MEMORY, "")
     if mode not in ("", "auto", "wal", "writes", "ttl", "off"):
         raise ConfigurationError(f"{CACHE} is {mode!r}: expected auto, wal, writes, ttl or off")

@@ -67,6 +67,10 @@ class App:
         """Refuse new work, let transactions finish, then end."""
         self._tell(lambda worker: worker.drain())
 
+    def retire(self) -> None:
+        """Leave the sockets to another proxy, serve who is connected, and end with the last."""
+        self._tell(lambda worker: worker.retire())
+
     def stop(self) -> None:
         """End at once."""
         self._tell(lambda worker: worker.stop())
@@ -122,6 +126,7 @@ class _Worker:
         self._used_at = loop.time()
         self._servers: list[Server] = []
         self._socket: os.stat_result | None = None
+        self._is_retired = False
 
     async def listen(self) -> Settings:
         self._servers, port = await listen(self.network, self.settings)
@@ -156,6 +161,10 @@ class _Worker:
         self.core.drain(self.network.now())
         self.network.perform()
 
+    def retire(self) -> None:
+        self._close_servers()
+        self._is_retired = True
+
     def stop(self) -> None:
         self._end = 0.0
 
@@ -167,7 +176,10 @@ class _Worker:
 
     def _end_unused(self) -> None:
         timeout, now = self.settings.limits.proxy_idle_timeout, self._loop.time()
-        if self.core.has_clients or not timeout:
+        if self._is_retired:
+            if not self.core.has_clients:
+                self.stop()
+        elif self.core.has_clients or not timeout:
             self._used_at = now
         elif now - self._used_at >= timeout and self._leave():
             self.stop()

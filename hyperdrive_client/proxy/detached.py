@@ -182,6 +182,7 @@ def _run(settings: Settings, place: Place, record: Record) -> None:
             settings,
             on_start=publish,
             on_drain=withdraw,
+            on_retire=withdraw,
             leave=lambda: withdraw(unless_leased=True),
         )
     finally:

@@ -229,14 +229,16 @@ def run_until_told(
     *,
     on_start: Callable[[Settings], None],
     on_drain: Callable[[], object] = lambda: None,
+    on_retire: Callable[[], object] | None = None,
     leave: Callable[[], bool] = lambda: True,
     parent: int | None = None,
 ) -> None:
     """Run a proxy in this process, and block until it has ended. For the main thread.
 
     ``on_start`` gets the settings with the port in use. SIGTERM or SIGINT drains, a second one
-    ends at once; so does the end of the file descriptor ``parent``, if given. ``leave`` is asked
-    before it ends because it is not used.
+    ends at once; so does the end of the file descriptor ``parent``, if given. With ``on_retire``
+    SIGHUP has it leave its sockets to another and end with the last client that it has. ``leave``
+    is asked before it ends because it is not used.
 
     :raises ProxyStartError: it could not start, or ended although nobody told it to.
     """
@@ -259,6 +261,13 @@ def run_until_told(
             app.drain()
             on_drain()
 
+    def retire(number: int, frame: object) -> None:
+        nonlocal told
+        told += 1
+        app.retire()
+        assert on_retire is not None
+        on_retire()
+
     def watch(descriptor: int) -> None:
         nonlocal told
         while os.read(descriptor, 4096):
@@ -269,6 +278,8 @@ def run_until_told(
     # Before anybody hears of the proxy, who may then at once tell it to end.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handle)
+    if on_retire is not None:
+        signal.signal(signal.SIGHUP, retire)
     _allow_many_sockets()
     settings = app.start()
     if told:

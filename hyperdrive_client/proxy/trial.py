@@ -43,7 +43,9 @@ async def _try(origin: Origin, timeout: float) -> None:
                 try:
                     await connection.results(b";", timeout)
                 except OwnConnectionError as error:
-                    raise UnusableOriginError(2016, f"{where}: the test query failed: {error}") from None
+                    raise UnusableOriginError(
+                        2016, f"{where}: the test query failed: {error}"
+                    ) from None
     except OwnConnectionError as error:
         raise _unusable(where, origin, error) from None
     except TimeoutError:

@@ -20,6 +20,7 @@ _HELP = Table(
         ("SHOW HELP", "this list"),
         ("PURGE", "forgets all answers that the cache holds"),
         ("PURGE TABLE schema.name", "forgets those that depend on the table, or on several: a, b"),
+        ("RECONNECT", "ends each origin connection as soon as nobody uses it"),
     ],
 )
 _BLANKS = b"; \t\r\n"
@@ -31,7 +32,7 @@ _IGNORED = frozenset((-1, m.COPY_DATA, m.COPY_DONE, m.COPY_FAIL, m.FLUSH))
 class Console:
     """One client's conversation with the console, in the simple protocol.
 
-    All that can be changed is what the cache holds.
+    All that can be changed is what the cache holds, and that connections to the origin end.
     """
 
     def __init__(self, core: Core) -> None:
@@ -73,6 +74,9 @@ class Console:
                 return _rows(show(self._core, self._core.pool))
             case [b"purge"]:
                 return _purged(self._core.cache.purge())
+            case [b"reconnect"]:
+                self._core.retire_origins()
+                return m.command_complete(b"RECONNECT")
             case [b"purge", b"table", _, *_]:
                 return self._purge_tables(text)
         commands = ", ".join(str(command) for command, _ in _HELP.rows)

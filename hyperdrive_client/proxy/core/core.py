@@ -64,7 +64,7 @@ class Core:
         if not self.cache.is_off:
             self.pool.cache = self.cache
             self.cache.on_switch = self._cache_was_switched
-            self.cache.on_other_defaults = self._retire_origins
+            self.cache.on_other_defaults = self.retire_origins
         self.pools = {settings.origin.database.encode(): self.pool}
         """By database; others than the configured one as long as they are in use."""
         self.doorkeeper = Doorkeeper(settings, secrets.token_bytes(32))
@@ -196,8 +196,8 @@ class Core:
             client.flight.is_slow = True
             client_cache.release(client.flight, now)
 
-    def _retire_origins(self) -> None:
-        """Sessions begin with other settings now, and those that are open do not."""
+    def retire_origins(self) -> None:
+        """End each origin connection of the configured database as soon as nobody uses it."""
         for origin in self.pool.origins:
             origin.retires_at = float("-inf")
 
