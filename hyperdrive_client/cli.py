@@ -20,14 +20,13 @@ from urllib.parse import quote
 
 import click
 
-from . import __version__, running
+from . import __version__, access, configurations, running
+from .access import config_option, env_option
 from .bindings import (
-    DEFAULT_BINDING,
     Address,
     Origin,
     Resolution,
     parse_connection_string,
-    password_for,
     resolve,
     resolve_target,
 )
@@ -76,14 +75,6 @@ def _host_and_port(ctx: click.Context, param: click.Parameter, value: str | None
     return Address(match[1] or match[2], int(match[3]))
 
 
-_config = click.option(
-    "--config", type=click.Path(path_type=Path), metavar="PATH", help="The wrangler file."
-)
-_env = click.option(
-    "--env", metavar="NAME", help="The wrangler file's environment.  [default: $CLOUDFLARE_ENV]"
-)
-
-
 _file = click.Path(dir_okay=False, resolve_path=True)
 _SECONDS: dict[str, Any] = {"type": float, "metavar": "SECONDS"}
 
@@ -106,41 +97,8 @@ def _show_warning(
     click.echo(f"Warning: {message}", err=True)
 
 
-main.add_command(running.status)
-main.add_command(running.logs)
-main.add_command(running.stop)
-main.add_command(running.purge)
-
-
-@main.command(name="resolve")
-@click.argument("binding", default=DEFAULT_BINDING)
-@_config
-@_env
-def resolve_command(binding: str, config: Path | None, env: str | None) -> None:
-    """Say where BINDING leads, and which source said so. Never shows a password.
-
-    BINDING is HYPERDRIVE if it is not given.
-    """
-    found = resolve(binding, config=config, env=env)
-    origin = found.origin
-    rows = {
-        "binding": found.name,
-        "source": found.source,
-        "host": _hosts(origin),
-        "database": origin.database,
-        "user": origin.user,
-        "password": _whose_password(origin),
-        "sslmode": origin.sslmode,
-    }
-    for name, text in rows.items():
-        click.echo(f"{name:<9} {text}")
-
-
-def _whose_password(origin: Origin) -> str:
-    if origin.password:
-        return "given"
-    in_file = any(password_for(origin, address) for address in origin.addresses)
-    return "in the password file" if in_file else "none"
+for _command in (*configurations.ALL, *access.ALL, *running.ALL):
+    main.add_command(_command)
 
 
 @main.command()
@@ -185,8 +143,8 @@ _WHICH_ORIGIN = (
     click.option(
         "--connection-string-env", metavar="NAME", help="The variable that holds the origin's URL."
     ),
-    _config,
-    _env,
+    config_option,
+    env_option,
 )
 
 
@@ -410,20 +368,32 @@ def serve(
 
     if listen is not None and unix_socket is not None:
         raise click.UsageError("--listen and --unix-socket exclude each other.")
-    address = listen or Address("127.0.0.1", 0)
     if not ssl_cert_file and (ssl or ssl_key_file or ssl_ca_file or clientcert):
         raise click.UsageError("TLS needs the proxy's certificate: --ssl-cert-file PATH.")
     if ssl_cert_file and without_tls:
         raise click.UsageError("--ssl-cert-file and --without-tls exclude each other.")
-    if not (address.is_local or without_tls or ssl_cert_file):
+    if listen and not (listen.is_local or without_tls or ssl_cert_file):
         raise click.UsageError(
-            f"--listen {address.host}: what clients send there is not encrypted. Listen on "
+            f"--listen {listen.host}: what clients send there is not encrypted. Listen on "
             "127.0.0.1, give --ssl-cert-file, or say --without-tls."
         )
     if caching_disabled and cache_mode not in (None, "off"):
         raise click.UsageError("--caching-disabled and --cache-mode exclude each other.")
     found = _resolution(target, binding, connection_string, connection_string_env, config, env)
+    configuration = found.configuration
     fresh_user, fresh_password = fresh_credentials()
+    address = listen or Address("127.0.0.1", 0)
+    if configuration is not None:
+        # What `hyperdrive env` has printed leads here.
+        door = configuration.door
+        fresh_user, fresh_password = door.user, door.password
+        address = listen or Address("127.0.0.1", door.port)
+        if limits["origin_connection_limit"] is None:
+            limits["origin_connection_limit"] = configuration.origin_connection_limit
+        if cache_mode is None and max_age is None and swr is None:
+            caching_disabled = caching_disabled or configuration.caching_disabled
+        max_age = configuration.max_age if max_age is None else max_age
+        swr = configuration.stale_while_revalidate if swr is None else swr
     settings = Settings(
         origin=found.origin,
         user=user or fresh_user,

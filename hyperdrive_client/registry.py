@@ -52,6 +52,8 @@ class Record:
     password: str = field(repr=False)
     database: str
     started_at: float
+    configuration: str = ""
+    """The id of the stored one that it is for, if any."""
 
     @property
     def door(self) -> Origin:
@@ -137,9 +139,17 @@ class Place:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         return descriptor
 
+    def keep(self) -> None:
+        """Keep the proxy from ending unused at all. Hold the lock."""
+        self._kept.touch(0o600)
+
     @property
     def is_leased(self) -> bool:
-        return _is_locked(self._lease)
+        return self._kept.exists() or _is_locked(self._lease)
+
+    @property
+    def _kept(self) -> Path:
+        return self.folder / "kept"
 
     @property
     def _lease(self) -> Path:

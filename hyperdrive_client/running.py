@@ -152,6 +152,23 @@ def _started_or_removed(place: Place) -> Record | None:
         raise HyperdriveError(f"{place.id} is being started, or was: {error}") from error
 
 
+ALL = (status, logs, stop, purge)
+
+
+def tell(place: Place, number: signal.Signals) -> None:
+    """Send a signal to a proxy, if it runs, and wait until it is not published any more."""
+    record = place.running()
+    if record is None:
+        return
+    try:
+        is_there = place.watch()
+        os.kill(record.pid, number)
+    except (FileNotFoundError, ProcessLookupError):
+        return
+    while place.running() == record and is_there():
+        time.sleep(_PAUSE)
+
+
 def _stop(place: Place, record: Record, now: bool) -> None:
     try:
         is_there = place.watch()
@@ -189,7 +206,8 @@ def _of_binding(name: str) -> list[Place]:
     from .client.shared_proxy import place_for
 
     try:
-        place = place_for(resolve(name).origin)
+        found = resolve(name)
+        place = place_for(found.origin, found.configuration)
     except BindingError:
         return []
     return [place] if place.folder.exists() else []

@@ -188,15 +188,14 @@ class Store:
                 f"the store's folder {self.folder} cannot be written to: {error.strerror}"
             ) from None
         try:
-            _lock(descriptor, path)
+            if fcntl is not None:
+                _lock(descriptor, path)
             yield
         finally:
             os.close(descriptor)
 
 
 def _lock(descriptor: int, path: Path) -> None:
-    if fcntl is None:
-        return
     deadline = time.monotonic() + _LOCK_TIMEOUT
     while True:
         try:

@@ -45,3 +45,12 @@ def purge(door: Origin, tables: Iterable[str] = ()) -> int:
         except psycopg.ProgrammingError as error:
             raise ConfigurationError(f"nothing is purged: {error}") from None
         return int((done.statusmessage or "").split()[-1])
+
+
+def reconnect(door: Origin) -> None:
+    """Have a proxy end each origin connection as soon as nobody uses it.
+
+    Raises ``psycopg.OperationalError``.
+    """
+    with console(door) as connection:
+        connection.execute("RECONNECT")

@@ -90,6 +90,15 @@ class SharedProxy:
         except OSError as error:
             raise ProxyStartError(f"no proxy can be shared: {error}") from error
 
+    def keep(self) -> None:
+        """Keep it from ending until somebody stops it; ``ProxyStartError``."""
+        try:
+            with self._place.lock(_LOCK_TIMEOUT):
+                self.record = self._place.running() or self._start()
+                self._place.keep()
+        except OSError as error:
+            raise ProxyStartError(f"no proxy can be shared: {error}") from error
+
     def close(self) -> None:
         """It is not ours to end."""
         if self._lease is not None:
@@ -124,6 +133,14 @@ def shared_proxies_for(origin: Origin) -> list[Record]:
     """Return the running shared proxies in front of an origin, whatever their settings."""
     running = (place.running() for place in places())
     return [record for record in running if record and record.origin == _shown(origin)]
+
+
+def shared_proxies_of(configuration: Configuration) -> list[Place]:
+    """Return the places of the running shared proxies of a configuration, whatever they were told."""
+    running = ((place, place.running()) for place in places())
+    return [
+        place for place, record in running if record and record.configuration == configuration.id
+    ]
 
 
 def _start(origin: Origin, configuration: Configuration | None, place: Place) -> Record:
@@ -167,6 +184,7 @@ def _start(origin: Origin, configuration: Configuration | None, place: Place) ->
         password=password,
         database=origin.database,
         started_at=time.time(),
+        configuration="" if configuration is None else configuration.id,
     )
     try:
         detached.start(settings, place, record)

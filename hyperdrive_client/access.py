@@ -1,0 +1,167 @@
+"""``hyperdrive resolve``, ``url``, ``env`` and ``psql``: how other programs get to a binding."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import click
+
+from .bindings import (
+    DEFAULT_BINDING,
+    Origin,
+    Resolution,
+    find_wrangler_file,
+    password_for,
+    read_wrangler_file,
+    resolve,
+)
+from .errors import ConfigurationError, ProxyStartError
+
+LOCAL_CONNECTION_STRING = "CLOUDFLARE_HYPERDRIVE_LOCAL_CONNECTION_STRING_"
+
+config_option = click.option(
+    "--config", type=click.Path(path_type=Path), metavar="PATH", help="The wrangler file."
+)
+env_option = click.option(
+    "--env", metavar="NAME", help="The wrangler file's environment.  [default: $CLOUDFLARE_ENV]"
+)
+
+
+@click.command(name="resolve")
+@click.argument("binding", default=DEFAULT_BINDING)
+@config_option
+@env_option
+@click.option("--json", "as_json", is_flag=True, help="As JSON: one object.")
+def resolve_command(binding: str, config: Path | None, env: str | None, as_json: bool) -> None:
+    """Say where BINDING leads, and which source said so. Never shows a password.
+
+    BINDING is HYPERDRIVE if it is not given.
+    """
+    found = resolve(binding, config=config, env=env)
+    origin = found.origin
+    rows = {
+        "binding": found.name,
+        "source": found.source,
+        "host": hosts(origin),
+        "database": origin.database,
+        "user": origin.user,
+        "password": _whose_password(origin),
+        "sslmode": origin.sslmode,
+    }
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for name, text in rows.items():
+        click.echo(f"{name:<9} {text}")
+
+
+@click.command()
+@click.argument("binding", default=DEFAULT_BINDING)
+@config_option
+@env_option
+def url(binding: str, config: Path | None, env: str | None) -> None:
+    """Print the connection string of BINDING's proxy, for any driver, and start it.
+
+    It holds the proxy's own password, not the database's, and is for this machine. The proxy runs
+    until hyperdrive stop.
+    """
+    click.echo(_door(resolve(binding, config=config, env=env)).connection_string)
+
+
+@click.command(name="env")
+@click.argument("bindings", metavar="[BINDING]...", nargs=-1)
+@config_option
+@env_option
+def env_command(bindings: tuple[str, ...], config: Path | None, env: str | None) -> None:
+    """Print the variables by which `wrangler dev` uses the proxies of bindings, and start these.
+
+    All bindings of the wrangler file are meant if none is named, or else HYPERDRIVE. The lines are
+    for a shell, by eval "$(hyperdrive env)", and for a .env file; they hold the proxies' own
+    passwords. For a configuration of hyperdrive create they stay the same. A proxy runs until
+    hyperdrive stop.
+    """
+    names = bindings or _names(config, env) or (DEFAULT_BINDING,)
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+            raise ConfigurationError(
+                f'the binding "{name}" has a name that no variable of a shell can have'
+            )
+    # All of them or none.
+    doors = [_door(resolve(name, config=config, env=env)) for name in names]
+    for name, door in zip(names, doors, strict=True):
+        click.echo(f"export {LOCAL_CONNECTION_STRING}{name}='{door.connection_string}'")
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("binding", default=DEFAULT_BINDING)
+@click.argument("arguments", metavar="[PSQL'S OPTIONS]...", nargs=-1, type=click.UNPROCESSED)
+@config_option
+@env_option
+def psql(binding: str, arguments: tuple[str, ...], config: Path | None, env: str | None) -> None:
+    """Run psql through BINDING's proxy; what is behind BINDING are options of psql's own."""
+    program = shutil.which("psql")
+    if program is None:
+        raise ConfigurationError("psql is not in PATH; PostgreSQL's client package has it")
+    door = _door(resolve(binding, config=config, env=env), keep=False)
+    parameters = door.libpq_parameters()
+    # Not in argv, which all users of the system can read.
+    os.environ["PGPASSWORD"] = parameters.pop("password", "")
+    for name, variable in (("host", "PGHOST"), ("port", "PGPORT"), ("user", "PGUSER")):
+        os.environ[variable] = parameters[name]
+    os.environ |= {"PGDATABASE": door.database, "PGSSLMODE": door.sslmode}
+    for variable in ("PGHOSTADDR", "PGSERVICE", "PGCHANNELBINDING"):
+        os.environ.pop(variable, None)
+    sys.stdout.flush()
+    os.execv(program, [program, *arguments])
+
+
+def hosts(origin: Origin) -> str:
+    """Return where an origin is, for people."""
+    return ", ".join(
+        address.host if address.is_unix else f"{address.host}:{address.port}"
+        for address in origin.addresses
+    )
+
+
+def _names(config: Path | None, env: str | None) -> tuple[str, ...]:
+    file = find_wrangler_file(config)
+    if file is None:
+        return ()
+    return tuple(
+        each.name for each in read_wrangler_file(file, env or os.environ.get("CLOUDFLARE_ENV"))
+    )
+
+
+def _door(found: Resolution, *, keep: bool = True) -> Origin:
+    """Where the clients of a binding's proxy connect to, which runs then."""
+    from .client.proxies import proxy_for
+    from .client.shared_proxy import SharedProxy
+
+    proxy = proxy_for(found)
+    if proxy is None:
+        if os.environ.get("HYPERDRIVE_PROXY", "").lower() == "off":
+            raise ConfigurationError("HYPERDRIVE_PROXY is off: there is no proxy to lead to")
+        return found.origin
+    if not isinstance(proxy, SharedProxy):
+        proxy.close()
+        raise ProxyStartError(
+            "a proxy that outlives this command can't be had here; hyperdrive serve runs one"
+        )
+    if keep:
+        proxy.keep()
+    return proxy.record.tcp_door
+
+
+def _whose_password(origin: Origin) -> str:
+    if origin.password:
+        return "given"
+    in_file = any(password_for(origin, address) for address in origin.addresses)
+    return "in the password file" if in_file else "none"
+
+
+ALL = (resolve_command, url, env_command, psql)
