@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from .access import config_option, env_option
 from .bindings import Configuration, Origin, find_wrangler_file, parse_connection_string
 from .bindings.configuration import Door, check_name
 from .bindings.connection_string import origin_from_parameters
@@ -37,6 +38,12 @@ _PARTS = {
     "origin_user": "user",
     "origin_password": "password",
 }
+
+# As wrangler's list has them.
+_COLUMNS = (
+    *("id", "name", "user", "host", "port", "scheme", "database", "caching", "mtls"),
+    "origin_connection_limit",
+)
 
 _ORIGIN_OPTIONS = (
     click.option(
@@ -94,10 +101,8 @@ def _origin_options(command: Callable[..., None]) -> Callable[..., None]:
     is_flag=True,
     help="Add the binding to the wrangler file without asking, if that is JSON.",
 )
-@click.option(
-    "--config", type=click.Path(path_type=Path), metavar="PATH", help="The wrangler file."
-)
-@click.option("--env", metavar="NAME", help="The wrangler file's environment.")
+@config_option
+@env_option
 @_json
 def create(
     name: str,
@@ -153,19 +158,7 @@ def list_command(as_json: bool) -> None:
     if not found:
         click.echo("There are no configurations; hyperdrive create makes one.", err=True)
         return
-    columns = [
-        "id",
-        "name",
-        "user",
-        "host",
-        "port",
-        "scheme",
-        "database",
-        "caching",
-        "mtls",
-        "origin_connection_limit",
-    ]
-    rows = [tuple(columns), *map(_row, found)]
+    rows = [_COLUMNS, *map(_row, found)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))

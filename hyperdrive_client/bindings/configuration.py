@@ -112,7 +112,10 @@ class Configuration:
 
     @classmethod
     def of_stored(cls, stored: Mapping[str, Any]) -> Configuration:
-        """Return what ``stored`` has returned. ``KeyError``, ``TypeError``, ``ConfigurationError``."""
+        """Return what ``stored`` has returned.
+
+        Raises ``KeyError``, ``TypeError`` or ``ConfigurationError`` for anything else.
+        """
         caching = stored["caching"]
         # What the environment says of password files is not part of it.
         origin = origin_from_parameters(stored["origin"], environ={})
@@ -132,7 +135,7 @@ class Configuration:
         )
 
     def with_origin(self, parameters: Mapping[str, str]) -> Configuration:
-        """Return it with some of libpq's parameters of the origin changed. ``ConfigurationError``."""
+        """Return it with some of libpq's parameters changed. ``ConfigurationError``."""
         changed = {**self.origin.libpq_parameters(), **parameters}
         return replace(self, origin=origin_from_parameters(changed, environ={}))
 

@@ -197,7 +197,7 @@ class _Places:
         yield shown_configuration(found) if found else f"{self._store.file} (no {name})", found
 
     def known_names(self) -> set[str]:
-        """Return the names in the wrangler file, those that a variable answers for, and stored ones."""
+        """Return the names in the wrangler file, those of variables, and stored ones."""
         return (
             self._bindings.keys()
             | {

@@ -89,7 +89,7 @@ class Store:
             ) from None
 
     def get(self, which: str) -> Configuration:
-        """Return the configuration with this id or name. ``ConfigurationError`` if there is none."""
+        """Return the configuration with this id or name. ``ConfigurationError``."""
         return self._one_of(self.all(), which)
 
     def find(self, which: str) -> Configuration | None:

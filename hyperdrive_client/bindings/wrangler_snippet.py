@@ -57,12 +57,13 @@ def add_binding(path: Path, env: str | None, binding: str, id: str) -> None:
     if not any(each.name == binding for each in read_wrangler_file(path, env)):
         _replace(path, text)
         raise ConfigurationError(
-            f"{shown_path(path)} is written in a way that can't be added to; paste the lines yourself"
+            f"{shown_path(path)} is written in a way that can't be added to; "
+            "paste the lines yourself"
         )
 
 
 class _Place(NamedTuple):
-    """Where an object or array begins and ends in a text, its last value, and a comma behind that."""
+    """Where an object or array begins and ends, its last value, and a comma behind that."""
 
     begin: int
     end: int

@@ -136,7 +136,7 @@ def shared_proxies_for(origin: Origin) -> list[Record]:
 
 
 def shared_proxies_of(configuration: Configuration) -> list[Place]:
-    """Return the places of the running shared proxies of a configuration, whatever they were told."""
+    """Return the places of a configuration's running shared proxies, whatever their settings."""
     running = ((place, place.running()) for place in places())
     return [
         place for place, record in running if record and record.configuration == configuration.id
