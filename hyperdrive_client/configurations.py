@@ -225,7 +225,7 @@ def update(which: str, name: str | None, **given: Any) -> None:
         return _cached(changed, given)
 
     changed = store.change(old.id, change)
-    _retire_proxies(old)
+    _replace_proxies(old, changed)
     click.echo(json.dumps(changed.shown(), indent=2))
 
 
@@ -272,7 +272,7 @@ def rotate(which: str) -> None:
     store = Store()
     old = store.get(which)
     rotated = store.change(old.id, lambda each: replace(each, door=Door(each.door.port, *_fresh())))
-    _retire_proxies(old)
+    _replace_proxies(old, rotated)
     click.echo(f"Rotated the credentials of {rotated.name} ({rotated.id})", err=True)
 
 
@@ -400,13 +400,26 @@ def _port(others: Sequence[Configuration]) -> int:
     raise ConfigurationError(f"no port from {_FIRST_PORT} to {_FIRST_PORT + _PORTS} is free")
 
 
-def _retire_proxies(configuration: Configuration) -> None:
-    """Have running proxies make room for one with other settings, and go on for who is there."""
+def _retire_proxies(configuration: Configuration) -> bool:
+    """Have its running proxies leave their sockets, and go on for who is there.
+
+    Returns whether one of them was to run until somebody stops it.
+    """
     from .client.shared_proxy import shared_proxies_of
     from .running import tell
 
-    for place in shared_proxies_of(configuration):
+    places = shared_proxies_of(configuration)
+    was_kept = any(place.is_kept for place in places)
+    for place in places:
         tell(place, signal.SIGHUP)
+    return was_kept
+
+
+def _replace_proxies(old: Configuration, new: Configuration) -> None:
+    from .client.shared_proxy import SharedProxy
+
+    if _retire_proxies(old):
+        SharedProxy(new.origin, new).keep()
 
 
 def _now() -> str:

@@ -145,7 +145,11 @@ class Place:
 
     @property
     def is_leased(self) -> bool:
-        return self._kept.exists() or _is_locked(self._lease)
+        return self.is_kept or _is_locked(self._lease)
+
+    @property
+    def is_kept(self) -> bool:
+        return self._kept.exists()
 
     @property
     def _kept(self) -> Path:
