@@ -203,14 +203,20 @@ def _chosen(which: str | None) -> Place:
 
 def _of_binding(name: str) -> list[Place]:
     from .bindings import resolve
-    from .client.shared_proxy import place_for
+    from .client.shared_proxy import place_for, shown_origin
 
     try:
         found = resolve(name)
-        place = place_for(found.origin, found.configuration)
     except BindingError:
         return []
-    return [place] if place.folder.exists() else []
+    place = place_for(found.origin, found.configuration)
+    if place.folder.exists():
+        return [place]
+    # Another installation of this package may have started it, or this one with other settings.
+    recorded = ((place, place.read()) for place in places())
+    return [
+        each for each, record in recorded if record and record.origin == shown_origin(found.origin)
+    ]
 
 
 def _described(place: Place) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def shared_proxy_at(origin: Origin) -> Record | None:
 def shared_proxies_for(origin: Origin) -> list[Record]:
     """Return the running shared proxies in front of an origin, whatever their settings."""
     running = (place.running() for place in places())
-    return [record for record in running if record and record.origin == _shown(origin)]
+    return [record for record in running if record and record.origin == shown_origin(origin)]
 
 
 def shared_proxies_of(configuration: Configuration) -> list[Place]:
@@ -177,7 +177,7 @@ def _start(origin: Origin, configuration: Configuration | None, place: Place) ->
         pid=0,
         version=__version__,
         python=spawn.python(),
-        origin=_shown(origin),
+        origin=shown_origin(origin),
         unix_socket=str(place.socket),
         port=port,
         user=user,
@@ -232,6 +232,7 @@ def _with_absolute_paths(origin: Origin) -> Origin:
     return replace(origin, **paths)
 
 
-def _shown(origin: Origin) -> str:
+def shown_origin(origin: Origin) -> str:
+    """Return how a record names an origin."""
     hosts = ",".join(f"{address.host}:{address.port}" for address in origin.addresses)
     return f"{hosts}/{origin.database}"
