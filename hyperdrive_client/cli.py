@@ -380,6 +380,12 @@ def serve(
     if caching_disabled and cache_mode not in (None, "off"):
         raise click.UsageError("--caching-disabled and --cache-mode exclude each other.")
     found = _resolution(target, binding, connection_string, connection_string_env, config, env)
+    said: dict[str, Any] = {
+        "mode": "off" if caching_disabled else cache_mode,
+        "max_age": max_age,
+        "stale_while_revalidate": swr,
+    }
+    said = {name: value for name, value in said.items() if value is not None}
     configuration = found.configuration
     fresh_user, fresh_password = fresh_credentials()
     address = listen or Address("127.0.0.1", 0)
@@ -390,10 +396,7 @@ def serve(
         address = listen or Address("127.0.0.1", door.port)
         if limits["origin_connection_limit"] is None:
             limits["origin_connection_limit"] = configuration.origin_connection_limit
-        if cache_mode is None and max_age is None and swr is None:
-            caching_disabled = caching_disabled or configuration.caching_disabled
-        max_age = configuration.max_age if max_age is None else max_age
-        swr = configuration.stale_while_revalidate if swr is None else swr
+        said = said or configuration.caching
     settings = Settings(
         origin=found.origin,
         user=user or fresh_user,
@@ -404,9 +407,7 @@ def serve(
         auth=auth,
         limits=_limits(hosted_limits, limits),
         caching=Caching.asked_for(
-            mode="off" if caching_disabled else cache_mode,
-            max_age=max_age,
-            stale_while_revalidate=swr,
+            **said,
             memory=cache_memory,
             staleness_bound=staleness_bound,
             functions=cache_functions,

@@ -47,6 +47,16 @@ class Configuration:
     modified_on: str = ""
     restarted_on: str | None = None
 
+    @property
+    def caching(self) -> dict[str, Any]:
+        """What was asked for of the cache, by the fields of the proxy's ``Caching``."""
+        if self.caching_disabled:
+            return {"mode": "off"}
+        ages = {"max_age": self.max_age, "stale_while_revalidate": self.stale_while_revalidate}
+        given: dict[str, Any] = {name: age for name, age in ages.items() if age is not None}
+        # Ages that were asked for are Hyperdrive's bargain.
+        return given | {"mode": "ttl"} if given else {}
+
     def shown(self) -> dict[str, Any]:
         """Return the object as ``hyperdrive get`` prints it: without any password."""
         parameters = self.origin.libpq_parameters()

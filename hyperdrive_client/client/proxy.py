@@ -84,7 +84,14 @@ class _Proxy(ConnectionFields):
             return
         if self._resolution.hosted or is_a_proxy(self.origin):
             raise ConfigurationError("the origin is a Hyperdrive itself: connect to it directly")
-        self._local = LocalProxy(self._mode, self.origin, **self._settings)
+        settings, configuration = self._settings, self._resolution.configuration
+        if configuration is not None:
+            # What is given here comes first.
+            if settings["origin_connection_limit"] is None:
+                settings["origin_connection_limit"] = configuration.origin_connection_limit
+            if not any(value is not None for value in settings["caching"].values()):
+                settings["caching"] = configuration.caching
+        self._local = LocalProxy(self._mode, self.origin, **settings)
 
     def _close(self) -> None:
         local, self._local = self._local, None

@@ -67,17 +67,7 @@ def caching(configuration: Configuration | None = None) -> dict[str, str | float
     What a stored configuration says of it comes first. Raises ``ConfigurationError``.
     """
     said = _caching()
-    if configuration is None:
-        return said
-    if configuration.caching_disabled:
-        return said | {"mode": "off"}
-    ages = {
-        "max_age": configuration.max_age,
-        "stale_while_revalidate": configuration.stale_while_revalidate,
-    }
-    given = {name: seconds for name, seconds in ages.items() if seconds is not None}
-    # Ages that were asked for are Hyperdrive's bargain, whatever else programs here are to have.
-    return said | given | ({"mode": "ttl"} if given else {})
+    return said if configuration is None else said | configuration.caching
 
 
 def _caching() -> dict[str, str | float | int | None]:
