@@ -6,7 +6,8 @@ import json
 import os
 import re
 import shutil
-import sys
+import signal
+import subprocess
 from pathlib import Path
 
 import click
@@ -20,7 +21,7 @@ from .bindings import (
     read_wrangler_file,
     resolve,
 )
-from .errors import ConfigurationError, ProxyStartError
+from .errors import ConfigurationError
 
 LOCAL_CONNECTION_STRING = "CLOUDFLARE_HYPERDRIVE_LOCAL_CONNECTION_STRING_"
 
@@ -104,20 +105,28 @@ def env_command(bindings: tuple[str, ...], config: Path | None, env: str | None)
 @env_option
 def psql(binding: str, arguments: tuple[str, ...], config: Path | None, env: str | None) -> None:
     """Run psql through BINDING's proxy; what is behind BINDING are options of psql's own."""
+    from psycopg.conninfo import make_conninfo
+
+    from .client.proxies import proxy_for
+
     program = shutil.which("psql")
     if program is None:
         raise ConfigurationError("psql is not in PATH; PostgreSQL's client package has it")
-    door = _door(resolve(binding, config=config, env=env), keep=False)
+    found = resolve(binding, config=config, env=env)
+    proxy = proxy_for(found)
+    door = found.origin if proxy is None else proxy.door
     parameters = door.libpq_parameters()
-    # Not in argv, which all users of the system can read.
-    os.environ["PGPASSWORD"] = parameters.pop("password", "")
-    for name, variable in (("host", "PGHOST"), ("port", "PGPORT"), ("user", "PGUSER")):
-        os.environ[variable] = parameters[name]
-    os.environ |= {"PGDATABASE": door.database, "PGSSLMODE": door.sslmode}
-    for variable in ("PGHOSTADDR", "PGSERVICE", "PGCHANNELBINDING"):
-        os.environ.pop(variable, None)
-    sys.stdout.flush()
-    os.execv(program, [program, *arguments])
+    # Neither in argv, which all users of the system can read, nor of another server.
+    environment = {
+        name: text for name, text in os.environ.items() if name not in ("PGHOSTADDR", "PGSERVICE")
+    }
+    environment["PGPASSWORD"] = parameters.pop("password", "")
+    # Ctrl-C is for psql, which cancels its query by it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    done = subprocess.run(
+        [program, "--dbname", make_conninfo("", **parameters), *arguments], env=environment
+    )
+    raise click.exceptions.Exit(done.returncode)
 
 
 def hosts(origin: Origin) -> str:
@@ -137,23 +146,19 @@ def _names(config: Path | None, env: str | None) -> tuple[str, ...]:
     )
 
 
-def _door(found: Resolution, *, keep: bool = True) -> Origin:
-    """Where the clients of a binding's proxy connect to, which runs then."""
-    from .client.proxies import proxy_for
+def _door(found: Resolution) -> Origin:
+    """Where any driver connects to: the binding's proxy, which then runs until it is stopped."""
+    from .client import variables
+    from .client.proxies import is_a_proxy
     from .client.shared_proxy import SharedProxy
 
-    proxy = proxy_for(found)
-    if proxy is None:
-        if os.environ.get("HYPERDRIVE_PROXY", "").lower() == "off":
-            raise ConfigurationError("HYPERDRIVE_PROXY is off: there is no proxy to lead to")
+    if is_a_proxy(found.origin):
         return found.origin
-    if not isinstance(proxy, SharedProxy):
-        proxy.close()
-        raise ProxyStartError(
-            "a proxy that outlives this command can't be had here; hyperdrive serve runs one"
-        )
-    if keep:
-        proxy.keep()
+    if variables.where() == "off":
+        raise ConfigurationError(f"{variables.WHERE} is off: there is no proxy to lead to")
+    # Wherever other programs have theirs: this one has to outlive the command.
+    proxy = SharedProxy(found.origin, found.configuration)
+    proxy.keep()
     return proxy.record.tcp_door
 
 
