@@ -21,6 +21,7 @@ from .bindings import Configuration, Origin, find_wrangler_file, parse_connectio
 from .bindings.configuration import Door, check_name
 from .bindings.connection_string import origin_from_parameters
 from .bindings.store import Store
+from .bindings.wrangler import shown_path
 from .bindings.wrangler_snippet import add_binding, binding_name, snippet
 from .errors import ConfigurationError, HyperdriveError
 
@@ -453,7 +454,7 @@ def _offer(
     if not asked and not (_is_interactive() and click.confirm("Add it there?", default=True)):
         return
     add_binding(file, env, binding, id)
-    click.echo(f"Added the binding {binding} to {file}", err=True)
+    click.echo(f"Added the binding {binding} to {shown_path(file)}", err=True)
 
 
 def _is_interactive() -> bool:
