@@ -22,7 +22,7 @@ from .bindings.configuration import Door, check_name
 from .bindings.connection_string import origin_from_parameters
 from .bindings.store import Store
 from .bindings.wrangler import shown_path
-from .bindings.wrangler_snippet import add_binding, binding_name, snippet
+from .bindings.wrangler_snippet import add_binding, binding_name, check_is_new, snippet
 from .errors import ConfigurationError, HyperdriveError
 
 # Below the ports that systems take for outgoing connections, so that it stays free.
@@ -122,6 +122,13 @@ def create(
     check_name(name)
     scheme, origin = _origin_of(given)
     file = find_wrangler_file(config)
+    wanted = binding or binding_name(name)
+    asked = binding is not None or update_config
+    if update_config and (file is None or file.suffix == ".toml"):
+        what = f"{shown_path(file)} is TOML, which is never changed" if file else "there is none"
+        raise click.UsageError(f"--update-config needs a wrangler.json or wrangler.jsonc: {what}.")
+    if asked and file is not None and file.suffix != ".toml":
+        check_is_new(file, env, wanted)
     store = Store()
     # Before the connection is tried; and again when it is saved.
     if store.find(name) is not None:
@@ -144,8 +151,7 @@ def create(
     click.echo(f"Created configuration {made.name} with the id {made.id}", err=True)
     if as_json:
         click.echo(json.dumps(made.shown(), indent=2))
-    wanted = binding or binding_name(name)
-    _offer(file, env, wanted, made.id, asked=binding is not None or update_config, quiet=as_json)
+    _offer(file, env, wanted, made.id, asked=asked, quiet=as_json)
 
 
 @click.command(name="list")

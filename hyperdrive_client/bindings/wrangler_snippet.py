@@ -37,18 +37,23 @@ def snippet(binding: str, id: str, *, toml: bool) -> str:
     return json.dumps(item, indent=2)
 
 
-def add_binding(path: Path, env: str | None, binding: str, id: str) -> None:
-    """Add a binding to a JSON file, and leave everything else in it as it is.
-
-    Raises ``ConfigurationError``, with nothing written, if the file is not as it should be, has
-    that binding already, or can't be written.
-    """
+def check_is_new(path: Path, env: str | None, binding: str) -> None:
+    """Raise ``ConfigurationError`` if a wrangler file has a binding of that name, or is wrong."""
     for each in read_wrangler_file(path, env):
         if each.name == binding:
             raise ConfigurationError(
                 f'{each.place}: there is already a binding "{binding}"; '
                 "give another name by --binding, or change its id there"
             )
+
+
+def add_binding(path: Path, env: str | None, binding: str, id: str) -> None:
+    """Add a binding to a JSON file, and leave everything else in it as it is.
+
+    Raises ``ConfigurationError``, with nothing written, if the file is not as it should be, has
+    that binding already, or can't be written.
+    """
+    check_is_new(path, env, binding)
     with path.open(encoding="utf-8", newline="") as file:  # line ends stay as they are
         text = file.read()
     keys = ["env", env] if env and '"env"' in text else []
