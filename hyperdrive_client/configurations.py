@@ -131,8 +131,7 @@ def create(
         check_is_new(file, env, wanted)
     store = Store()
     # Before the connection is tried; and again when it is saved.
-    if store.find(name) is not None:
-        raise _taken(name)
+    store.check_is_new(name)
     _try(origin)
     now = _now()
     made = _cached(
@@ -431,13 +430,6 @@ def _replace_proxies(old: Configuration, new: Configuration) -> None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _taken(name: str) -> ConfigurationError:
-    return ConfigurationError(
-        f'there is already a configuration with the name "{name}": '
-        "choose another, or hyperdrive update it"
-    )
 
 
 # Wrangler files.

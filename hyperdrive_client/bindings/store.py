@@ -96,6 +96,10 @@ class Store:
         """Return the configuration with this id, or else this name. ``ConfigurationError``."""
         return _found(self.all(), which)
 
+    def check_is_new(self, name: str) -> None:
+        """Raise ``ConfigurationError`` if there is a configuration with this name."""
+        _check_is_new(self.all(), name)
+
     def add(self, make: Callable[[Sequence[Configuration]], Configuration]) -> Configuration:
         """Save what ``make`` returns for the configurations that are there already.
 
@@ -104,7 +108,7 @@ class Store:
         with self._locked():
             before = self.all()
             added = make(before)
-            _check_name_is_free(before, added)
+            _check_is_new(before, added.name)
             self._save((*before, added))
         return added
 
@@ -115,7 +119,7 @@ class Store:
             old = self._one_of(before, which)
             new = change(old)
             others = [each for each in before if each is not old]
-            _check_name_is_free(others, new)
+            _check_is_new(others, new.name)
             self._save([new if each is old else each for each in before])
         return new
 
@@ -217,9 +221,9 @@ def _found(configurations: Sequence[Configuration], which: str) -> Configuration
     return next((each for each in configurations if each.name == which), None)
 
 
-def _check_name_is_free(others: Sequence[Configuration], new: Configuration) -> None:
-    if any(each.name == new.name for each in others):
+def _check_is_new(others: Sequence[Configuration], name: str) -> None:
+    if any(each.name == name for each in others):
         raise ConfigurationError(
-            f'there is already a configuration with the name "{new.name}": '
+            f'there is already a configuration with the name "{name}": '
             "choose another, or hyperdrive update it"
         )
