@@ -156,10 +156,32 @@ def _door(found: Resolution) -> Origin:
         return found.origin
     if variables.where() == "off":
         raise ConfigurationError(f"{variables.WHERE} is off: there is no proxy to lead to")
+    configuration = found.configuration
+    if configuration is not None and _answers(configuration.tcp_door):
+        # `hyperdrive serve` may run there.
+        return configuration.tcp_door
     # Wherever other programs have theirs: this one has to outlive the command.
-    proxy = SharedProxy(found.origin, found.configuration)
+    proxy = SharedProxy(found.origin, configuration)
     proxy.keep()
+    if configuration is not None and proxy.record.port != configuration.door.port:
+        click.echo(
+            f"Warning: another program has port {configuration.door.port}, which is this "
+            "configuration's; what was saved of its connection string does not lead to it now",
+            err=True,
+        )
     return proxy.record.tcp_door
+
+
+def _answers(door: Origin) -> bool:
+    from psycopg import OperationalError
+
+    from .client.console import console
+
+    try:
+        console(door).close()
+    except OperationalError:
+        return False
+    return True
 
 
 def _whose_password(origin: Origin) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hyperdrive_client.bindings.connection_string import Origin, origin_from_parameters
+from hyperdrive_client.bindings.connection_string import Address, Origin, origin_from_parameters
 from hyperdrive_client.errors import ConfigurationError
 
 MAX_AGE = 60
@@ -46,6 +46,17 @@ class Configuration:
     created_on: str = ""
     modified_on: str = ""
     restarted_on: str | None = None
+
+    @property
+    def tcp_door(self) -> Origin:
+        """Where any driver connects to, while its proxy runs."""
+        return Origin(
+            addresses=(Address("127.0.0.1", self.door.port),),
+            user=self.door.user,
+            password=self.door.password,
+            database=self.origin.database,
+            sslmode="disable",  # TLS is spoken to the origin, not on this hop
+        )
 
     @property
     def caching(self) -> dict[str, Any]:
