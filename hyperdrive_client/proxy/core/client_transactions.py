@@ -22,6 +22,8 @@ _DEALLOCATE_ALL = re.compile(rb"\s*deallocate\s+(?:prepare\s+)?all\s*;?\s*\Z", r
 _CONTROL_PREFIXES = frozenset((b"be", b"st", b"co", b"en", b"ro", b"ab", b"de"))
 # What no statement starts with that wants strong locks.
 _WEAK_PREFIXES = frozenset((b"se", b"in", b"up", b"wi", b"va", b"be", b"co", b"ro"))
+# Of the unnamed statement, without formats and parameters.
+_NO_VALUES = b"\x00" * 5
 _BIND_COMPLETE = m.message(m.BIND_COMPLETE, b"")
 _NO_DATA = m.message(m.NO_DATA, b"")
 _NO_PARAMETERS = m.message(m.PARAMETER_DESCRIPTION, b"\x00\x00")
@@ -193,8 +195,8 @@ def answer_batch(client: ClientSession, buffer: bytes, messages: list[tuple[int,
     for kind, at, _ in messages[1:-1]:
         if kind != m.DESCRIBE and buffer[at + 5]:
             return 0
-        if kind == m.BIND and buffer[at + 6]:
-            # It is another statement that runs.
+        if kind == m.BIND and buffer[at + 6 : at + 11] != _NO_VALUES:
+            # Another statement, or parameters that this one has not: the origin says so.
             return 0
         if kind == m.DESCRIBE:
             if buffer[at + 6]:

@@ -65,6 +65,11 @@ class TestBegin:
         described = {"": [], "D P": ["n"], "D S": ["t", "n"]}[describe]
         client.receives("1", "2", *described, "C BEGIN", "Z T")
 
+    def test_with_parameters_that_it_has_not_it_is_forwarded(self, proxy):
+        client, server = proxy.pair()
+        client.sends("P : begin", "B <- 1", "E", "S")
+        assert server.hears()[-3:] == ["B <- 1", "E", "S"]
+
     @pytest.mark.parametrize(
         "text", ["begin isolation level serializable", "begin read write", "begin; select 1"]
     )
