@@ -46,7 +46,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def kill_proxy(dsn: str) -> None:
     """Kill the child process that is the proxy of this origin, and wait until it is dead."""
-    proxy = proxies._proxies["process", parse_connection_string(dsn)]
+    proxy = proxies._proxies["process", parse_connection_string(dsn), None]
     child = vars(proxy._running)["_child"]
     os.kill(child.pid, signal.SIGKILL)
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
