@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
+import warnings
 from pathlib import Path
 
 import click
@@ -21,9 +24,14 @@ from .bindings import (
     read_wrangler_file,
     resolve,
 )
-from .errors import ConfigurationError
+from .bindings.resolution import shown_configuration
+from .bindings.store import Store
+from .errors import ConfigurationError, ProxyStartError
 
 LOCAL_CONNECTION_STRING = "CLOUDFLARE_HYPERDRIVE_LOCAL_CONNECTION_STRING_"
+
+# Seconds, for a proxy on this machine.
+_TIMEOUT = 5.0
 
 config_option = click.option(
     "--config", type=click.Path(path_type=Path), metavar="PATH", help="The wrangler file."
@@ -33,8 +41,19 @@ env_option = click.option(
 )
 
 
+def complete_binding(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the names for a shell that begin so; none from files that are wrong."""
+    names = {DEFAULT_BINDING}
+    with contextlib.suppress(ConfigurationError):
+        names |= {each.name for each in Store().all()}
+    with warnings.catch_warnings(), contextlib.suppress(ConfigurationError):
+        warnings.simplefilter("ignore")
+        names |= set(_names(ctx.params.get("config"), ctx.params.get("env")))
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
 @click.command(name="resolve")
-@click.argument("binding", default=DEFAULT_BINDING)
+@click.argument("binding", default=DEFAULT_BINDING, shell_complete=complete_binding)
 @config_option
 @env_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON: one object.")
@@ -62,7 +81,7 @@ def resolve_command(binding: str, config: Path | None, env: str | None, as_json:
 
 
 @click.command()
-@click.argument("binding", default=DEFAULT_BINDING)
+@click.argument("binding", default=DEFAULT_BINDING, shell_complete=complete_binding)
 @config_option
 @env_option
 def url(binding: str, config: Path | None, env: str | None) -> None:
@@ -75,10 +94,13 @@ def url(binding: str, config: Path | None, env: str | None) -> None:
 
 
 @click.command(name="env")
-@click.argument("bindings", metavar="[BINDING]...", nargs=-1)
+@click.argument("bindings", metavar="[BINDING]...", nargs=-1, shell_complete=complete_binding)
 @config_option
 @env_option
-def env_command(bindings: tuple[str, ...], config: Path | None, env: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="As JSON: one object.")
+def env_command(
+    bindings: tuple[str, ...], config: Path | None, env: str | None, as_json: bool
+) -> None:
     """Print the variables by which `wrangler dev` uses the proxies of bindings, and start these.
 
     All bindings of the wrangler file are meant if none is named, or else HYPERDRIVE. The lines are
@@ -93,13 +115,21 @@ def env_command(bindings: tuple[str, ...], config: Path | None, env: str | None)
                 f'the binding "{name}" has a name that no variable of a shell can have'
             )
     # All of them or none.
-    doors = [_door(resolve(name, config=config, env=env)) for name in names]
-    for name, door in zip(names, doors, strict=True):
-        click.echo(f"export {LOCAL_CONNECTION_STRING}{name}='{door.connection_string}'")
+    variables = {
+        LOCAL_CONNECTION_STRING + name: _door(
+            resolve(name, config=config, env=env)
+        ).connection_string
+        for name in names
+    }
+    if as_json:
+        click.echo(json.dumps(variables, indent=2))
+        return
+    for variable, text in variables.items():
+        click.echo(f"export {variable}='{text}'")
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("binding", default=DEFAULT_BINDING)
+@click.argument("binding", default=DEFAULT_BINDING, shell_complete=complete_binding)
 @click.argument("arguments", metavar="[PSQL'S OPTIONS]...", nargs=-1, type=click.UNPROCESSED)
 @config_option
 @env_option
@@ -109,6 +139,8 @@ def psql(binding: str, arguments: tuple[str, ...], config: Path | None, env: str
 
     from .client.proxies import proxy_for
 
+    if binding.startswith("-"):
+        binding, arguments = DEFAULT_BINDING, (binding, *arguments)
     program = shutil.which("psql")
     if program is None:
         raise ConfigurationError("psql is not in PATH; PostgreSQL's client package has it")
@@ -150,25 +182,26 @@ def _door(found: Resolution) -> Origin:
     """Where any driver connects to: the binding's proxy, which then runs until it is stopped."""
     from .client import variables
     from .client.proxies import is_a_proxy
-    from .client.shared_proxy import SharedProxy
+    from .client.shared_proxy import SharedProxy, place_for
 
     if is_a_proxy(found.origin):
+        _check_it_listens(found)
         return found.origin
     if variables.where() == "off":
         raise ConfigurationError(f"{variables.WHERE} is off: there is no proxy to lead to")
     configuration = found.configuration
-    if configuration is not None and _answers(configuration.tcp_door):
-        # `hyperdrive serve` may run there.
+    is_shared = place_for(found.origin, configuration).running() is not None
+    if configuration is not None and not is_shared and _answers(configuration.tcp_door):
+        # `hyperdrive serve` runs there.
         return configuration.tcp_door
     # Wherever other programs have theirs: this one has to outlive the command.
     proxy = SharedProxy(found.origin, configuration)
-    proxy.keep()
     if configuration is not None and proxy.record.port != configuration.door.port:
-        click.echo(
-            f"Warning: another program has port {configuration.door.port}, which is this "
-            "configuration's; what was saved of its connection string does not lead to it now",
-            err=True,
+        raise ProxyStartError(
+            f"another program listens at port {configuration.door.port}, where the clients of "
+            f"{shown_configuration(configuration)} connect to: end that, and then hyperdrive stop"
         )
+    proxy.keep()
     return proxy.record.tcp_door
 
 
@@ -182,6 +215,18 @@ def _answers(door: Origin) -> bool:
     except OperationalError:
         return False
     return True
+
+
+def _check_it_listens(found: Resolution) -> None:
+    address = found.origin.addresses[0]
+    if address.is_unix:
+        return
+    try:
+        socket.create_connection((address.host, address.port), _TIMEOUT).close()
+    except OSError:
+        raise ProxyStartError(
+            f"{found.source} leads to a proxy that has ended: remove that, or name the database"
+        ) from None
 
 
 def _whose_password(origin: Origin) -> str:

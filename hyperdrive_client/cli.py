@@ -503,7 +503,11 @@ def _limits(hosted: bool, given: dict[str, Any]) -> Limits:
 
 
 def _refuse_itself(settings: Settings) -> None:
-    """A proxy that is its own origin would wait for itself."""
+    """A proxy that is its own origin would wait for itself, and one before another helps nobody."""
+    from .client.proxies import is_a_proxy
+
+    if is_a_proxy(settings.origin):
+        raise ConfigurationError("the origin is a Hyperdrive itself: connect to it directly")
     for address in settings.origin.addresses:
         if _leads_to(address, settings):
             raise ConfigurationError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import secrets
 import signal
 import socket
@@ -20,9 +22,9 @@ from .access import config_option, env_option
 from .bindings import Configuration, Origin, find_wrangler_file, parse_connection_string
 from .bindings.configuration import Door, check_name
 from .bindings.connection_string import origin_from_parameters
+from .bindings.resolution import shown_configuration
 from .bindings.store import Store
-from .bindings.wrangler import shown_path
-from .bindings.wrangler_snippet import add_binding, binding_name, check_is_new, snippet
+from .bindings.wrangler_snippet import add_binding, binding_name, check_can_be_added, snippet
 from .errors import ConfigurationError, HyperdriveError
 
 # Below the ports that systems take for outgoing connections, so that it stays free.
@@ -65,7 +67,9 @@ _ORIGIN_OPTIONS = (
         help="'-' reads it from standard input.",
     ),
     click.option(
-        "--caching-disabled", is_flag=True, default=None, help="Answer nothing from a cache."
+        "--caching-disabled/--no-caching-disabled",
+        default=None,
+        help="Answer nothing from a cache.",
     ),
     click.option(
         "--max-age", type=click.IntRange(1, 3600), metavar="SECONDS", help="[default: 60]"
@@ -91,6 +95,14 @@ def _origin_options(command: Callable[..., None]) -> Callable[..., None]:
     for add in reversed(_ORIGIN_OPTIONS):
         command = add(command)
     return command
+
+
+def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the names of configurations, for a shell, that begin so."""
+    with contextlib.suppress(ConfigurationError):
+        names = [each.name for each in Store().all()]
+        return [name for name in names if name.startswith(incomplete)]
+    return []
 
 
 @click.command()
@@ -120,18 +132,21 @@ def create(
     and what to paste into the wrangler file.
     """
     check_name(name)
+    wanted = binding_name(name) if binding is None else binding
+    if wanted != binding_name(wanted):
+        raise click.UsageError("--binding: expected letters, digits and _, no digit at the front.")
     scheme, origin = _origin_of(given)
+    env = os.environ.get("CLOUDFLARE_ENV") if env is None else env
     file = find_wrangler_file(config)
-    wanted = binding or binding_name(name)
-    asked = binding is not None or update_config
-    if update_config and (file is None or file.suffix == ".toml"):
-        what = f"{shown_path(file)} is TOML, which is never changed" if file else "there is none"
-        raise click.UsageError(f"--update-config needs a wrangler.json or wrangler.jsonc: {what}.")
-    if asked and file is not None and file.suffix != ".toml":
-        check_is_new(file, env, wanted)
+    is_json = file is not None and file.suffix != ".toml"
+    if update_config and not is_json:
+        what = f"{file} is TOML, which is never changed" if file else "there is no wrangler file"
+        raise ConfigurationError(f"--update-config: {what}; leave it out, and paste what is shown")
     store = Store()
-    # Before the connection is tried; and again when it is saved.
+    # All of that before the connection is tried, and again when it is saved.
     store.check_is_new(name)
+    if file is not None and is_json and (binding is not None or update_config):
+        check_can_be_added(file, env, wanted)
     _try(origin)
     now = _now()
     made = _cached(
@@ -150,7 +165,7 @@ def create(
     click.echo(f"Created configuration {made.name} with the id {made.id}", err=True)
     if as_json:
         click.echo(json.dumps(made.shown(), indent=2))
-    _offer(file, env, wanted, made.id, asked=asked, quiet=as_json)
+    _offer(file, env, wanted, made.id, asked=binding is not None or update_config, quiet=as_json)
 
 
 @click.command(name="list")
@@ -190,14 +205,14 @@ def _row(shown: dict[str, Any]) -> tuple[str, ...]:
 
 
 @click.command()
-@click.argument("which", metavar="ID")
+@click.argument("which", metavar="ID", shell_complete=complete)
 def get(which: str) -> None:
     """Print a configuration as JSON, without its password. ID may be its name."""
     click.echo(json.dumps(Store().get(which).shown(), indent=2))
 
 
 @click.command()
-@click.argument("which", metavar="ID")
+@click.argument("which", metavar="ID", shell_complete=complete)
 @click.option("--name", metavar="NAME", help="A new name.")
 @_origin_options
 def update(which: str, name: str | None, **given: Any) -> None:
@@ -236,17 +251,19 @@ def update(which: str, name: str | None, **given: Any) -> None:
 
 
 @click.command()
-@click.argument("which", metavar="ID")
-def delete(which: str) -> None:
+@click.argument("which", metavar="ID", shell_complete=complete)
+@_json
+def delete(which: str, as_json: bool) -> None:
     """Forget a configuration. ID may be its name. Clients that are connected stay so."""
     removed = Store().remove(which)
     _retire_proxies(removed)
-    click.echo(f"Deleted configuration {removed.name} ({removed.id})", err=True)
+    _done("Deleted", removed, as_json)
 
 
 @click.command()
-@click.argument("which", metavar="ID")
-def restart(which: str) -> None:
+@click.argument("which", metavar="ID", shell_complete=complete)
+@_json
+def restart(which: str, as_json: bool) -> None:
     """End all connections to a configuration's origin as soon as nobody uses them.
 
     ID may be its name.
@@ -264,12 +281,13 @@ def restart(which: str) -> None:
                 console.reconnect(record.door)
         except OperationalError as error:
             raise HyperdriveError(f"no proxy answers: {' '.join(str(error).split())}") from None
-    click.echo(f"Restarted configuration {restarted.name} ({restarted.id})", err=True)
+    _done("Restarted", restarted, as_json)
 
 
 @click.command()
-@click.argument("which", metavar="ID")
-def rotate(which: str) -> None:
+@click.argument("which", metavar="ID", shell_complete=complete)
+@_json
+def rotate(which: str, as_json: bool) -> None:
     """Give a configuration's proxy a new user and password. ID may be the configuration's name.
 
     Clients that are connected stay so; connection strings that were saved are of no use any more:
@@ -279,7 +297,13 @@ def rotate(which: str) -> None:
     old = store.get(which)
     rotated = store.change(old.id, lambda each: replace(each, door=Door(each.door.port, *_fresh())))
     _replace_proxies(old, rotated)
-    click.echo(f"Rotated the credentials of {rotated.name} ({rotated.id})", err=True)
+    _done("Rotated the credentials of", rotated, as_json)
+
+
+def _done(what: str, configuration: Configuration, as_json: bool) -> None:
+    click.echo(f"{what} {shown_configuration(configuration)}", err=True)
+    if as_json:
+        click.echo(json.dumps(configuration.shown(), indent=2))
 
 
 ALL = (create, list_command, get, update, delete, restart, rotate)
@@ -312,6 +336,8 @@ def _origin_of(given: dict[str, Any], old: Configuration | None = None) -> tuple
         before = old.origin.libpq_parameters() if old else {}
         _check_parts(before, parts)
         changed = {_PARTS[option]: str(value) for option, value in parts.items()}
+        if "host" in changed and before.get("sslmode") == "prefer":
+            del before["sslmode"]  # the default of the old host, which may be wrong for the new
         origin = origin_from_parameters(before | changed)
     origin = _with_tls(origin, given)
     if not origin.password:
@@ -359,6 +385,8 @@ def _certificate(option: str, path: str) -> str:
 def _cached(configuration: Configuration, given: dict[str, Any]) -> Configuration:
     """It, with what options say of the cache and of the limit."""
     disabled, age, swr = given["caching_disabled"], given["max_age"], given["swr"]
+    if disabled is False:
+        configuration = replace(configuration, caching_disabled=False)
     if disabled:
         configuration = replace(
             configuration, caching_disabled=True, max_age=None, stale_while_revalidate=None
@@ -452,7 +480,7 @@ def _offer(
     if not asked and not (_is_interactive() and click.confirm("Add it there?", default=True)):
         return
     add_binding(file, env, binding, id)
-    click.echo(f"Added the binding {binding} to {shown_path(file)}", err=True)
+    click.echo(f"Added the binding {binding} to {file}", err=True)
 
 
 def _is_interactive() -> bool:

@@ -29,6 +29,7 @@ def runtime_folder() -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", folder)
         patch.setenv("HYPERDRIVE_PROXY_IDLE_TIMEOUT", "5")
+        patch.setenv("XDG_CONFIG_HOME", f"{folder}/config")  # and no configuration of the user's
         yield Path(folder)
         for place in places():
             if record := place.running():

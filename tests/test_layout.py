@@ -49,7 +49,15 @@ MAY_IMPORT = {
     "proxy.admin": {"protocol", "proxy.cache", "proxy.core"},
     "proxy": {"protocol", "sql", "bindings.connection_string", "registry"},
     "demo": {"", "bindings", "client", "origin", "proxy.spawn"},
-    "cli": {"", "bindings", "client", "origin", "proxy", "demo", "doctor", "running"},
+    "cli": {
+        *("", "bindings", "client", "origin", "proxy"),
+        *("access", "configurations", "demo", "doctor", "running"),
+    },
+    "configurations": {
+        *("access", "bindings", "client", "running"),
+        *("proxy.spawn", "proxy.trial"),
+    },
+    "access": {"bindings", "client"},
     "running": {"bindings", "client", "registry"},
     "doctor": {"bindings", "sql", "proxy.settings"},
     "__main__": {"cli"},
@@ -68,6 +76,8 @@ LAZY = {
         "rich",
         "sqlalchemy",
     },
+    "access": {"hyperdrive_client.client", "psycopg"},
+    "configurations": {"hyperdrive_client.client", "hyperdrive_client.proxy", "psycopg"},
 }
 
 
@@ -191,6 +201,9 @@ def test_every_room_imports_only_what_it_may() -> None:
         ("__init__.py", "from .proxy import spawn", "inside a function"),
         ("__init__.py", "from . import cli", "is not for hyperdrive_client"),
         ("cli.py", "import rich", "inside a function"),
+        ("access.py", "from .proxy import spawn", "is not for access"),
+        ("access.py", "from .client import console", "inside a function"),
+        ("configurations.py", "from .proxy.trial import try_origin", "inside a function"),
         ("cli.py", "class C:\n    from .proxy import spawn", "inside a function"),
     ],
 )

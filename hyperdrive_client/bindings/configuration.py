@@ -138,6 +138,10 @@ class Configuration:
         Raises ``KeyError``, ``TypeError`` or ``ConfigurationError`` for anything else.
         """
         caching = stored["caching"]
+        texts = (stored["id"], stored["name"], stored["scheme"], *stored["origin"].values())
+        door = Door(**stored["door"])
+        if not all(isinstance(text, str) for text in (*texts, door.user, door.password)):
+            raise TypeError
         # What the environment says of password files is not part of it.
         origin = origin_from_parameters(stored["origin"], environ={})
         return cls(
@@ -145,7 +149,7 @@ class Configuration:
             name=stored["name"],
             scheme=stored["scheme"],
             origin=origin,
-            door=Door(**stored["door"]),
+            door=door,
             caching_disabled=caching["disabled"],
             max_age=caching["max_age"],
             stale_while_revalidate=caching["stale_while_revalidate"],

@@ -69,24 +69,34 @@ class Store:
         """
         try:
             with self.file.open(encoding="utf-8") as file:
-                self._check(os.fstat(file.fileno()))
+                self._check(os.fstat(file.fileno()), self.folder.stat())
                 content = json.load(file)
         except FileNotFoundError:
             return ()
-        except (OSError, ValueError) as error:
-            raise ConfigurationError(f"the store {self.file} cannot be read: {error}") from None
-        try:
-            if content["version"] != _VERSION:
-                raise ConfigurationError(
-                    f"the store {self.file} was written by another version of hyperdrive-client"
-                )
-            return tuple(map(Configuration.of_stored, content["configurations"]))
-        except (KeyError, TypeError, AttributeError) as error:
-            # Not the error's own text: it may repeat a value.
+        except OSError as error:
             raise ConfigurationError(
-                f"the store {self.file} is damaged ({type(error).__name__}); "
-                "repair it, or remove it and create its configurations again"
+                f"the store {self.file} cannot be read: {error.strerror or error}"
             ) from None
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(error) from None
+        try:
+            is_ours = content["version"] == _VERSION
+            found = map(Configuration.of_stored, content["configurations"] if is_ours else ())
+            configurations = tuple(found)
+        except (KeyError, TypeError, AttributeError, ConfigurationError) as error:
+            raise self._damaged(error) from None
+        if not is_ours:
+            raise ConfigurationError(
+                f"the store {self.file} was written by another version of hyperdrive-client"
+            )
+        return configurations
+
+    def _damaged(self, error: Exception) -> ConfigurationError:
+        # Not the error's own text: it may repeat a value.
+        return ConfigurationError(
+            f"the store {self.file} is damaged ({type(error).__name__}); "
+            "repair it, or remove it and create its configurations again"
+        )
 
     def get(self, which: str) -> Configuration:
         """Return the configuration with this id or name. ``ConfigurationError``."""
@@ -135,6 +145,10 @@ class Store:
         found = _found(configurations, which)
         if found is not None:
             return found
+        if "://" in which:  # not shown: it holds a password
+            raise ConfigurationError(
+                "expected the id or the name of a configuration, not a connection string"
+            )
         names = [each.name for each in configurations]
         known = ", ".join(sorted(names)) or "none"
         raise ConfigurationError(
@@ -142,7 +156,7 @@ class Store:
             f"(known: {known}){did_you_mean(which, names)}"
         )
 
-    def _check(self, status: os.stat_result) -> None:
+    def _check(self, status: os.stat_result, folder: os.stat_result) -> None:
         if not hasattr(os, "geteuid"):  # Windows
             return
         if status.st_uid != os.geteuid():
@@ -154,6 +168,11 @@ class Store:
             raise ConfigurationError(
                 f"the store {self.file} holds passwords and is open to others (mode {mode:04o}): "
                 f"chmod 600 {self.file}"
+            )
+        if folder.st_uid not in (0, status.st_uid) or folder.st_mode & 0o022:
+            raise ConfigurationError(
+                f"others can replace what is in the store's folder {self.folder}: "
+                f"chmod 700 {self.folder}"
             )
 
     def _save(self, configurations: Sequence[Configuration]) -> None:

@@ -55,7 +55,11 @@ def read_wrangler_file(path: Path, env: str | None = None) -> tuple[WranglerBind
     keys, of ``env`` where the file has no environments (the top level is used), and of bindings
     that an environment does not repeat, for it does not inherit them.
     """
-    document = _parse(path)
+    return bindings_in(_parse(path), env)
+
+
+def bindings_in(document: Document, env: str | None) -> tuple[WranglerBinding, ...]:
+    """Return the bindings in a parsed file; the rest is as for ``read_wrangler_file``."""
     section, section_path = _section(document, env)
     items = section.get("hyperdrive", [])
     items_path = (*section_path, "hyperdrive")

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from hyperdrive_client.bindings.wrangler import read_wrangler_file, shown_path
+from hyperdrive_client.bindings.document import Document
+from hyperdrive_client.bindings.json_with_comments import parse_json_with_comments
+from hyperdrive_client.bindings.wrangler import bindings_in, shown_path
 from hyperdrive_client.errors import ConfigurationError
 
 DEFAULT_NAME = "HYPERDRIVE"
@@ -37,14 +39,9 @@ def snippet(binding: str, id: str, *, toml: bool) -> str:
     return json.dumps(item, indent=2)
 
 
-def check_is_new(path: Path, env: str | None, binding: str) -> None:
-    """Raise ``ConfigurationError`` if a wrangler file has a binding of that name, or is wrong."""
-    for each in read_wrangler_file(path, env):
-        if each.name == binding:
-            raise ConfigurationError(
-                f'{each.place}: there is already a binding "{binding}"; '
-                "give another name by --binding, or change its id there"
-            )
+def check_can_be_added(path: Path, env: str | None, binding: str) -> None:
+    """Raise ``ConfigurationError`` if a file is not as it should be, or has the binding already."""
+    _read(path, env, binding)
 
 
 def add_binding(path: Path, env: str | None, binding: str, id: str) -> None:
@@ -53,18 +50,36 @@ def add_binding(path: Path, env: str | None, binding: str, id: str) -> None:
     Raises ``ConfigurationError``, with nothing written, if the file is not as it should be, has
     that binding already, or can't be written.
     """
-    check_is_new(path, env, binding)
-    with path.open(encoding="utf-8", newline="") as file:  # line ends stay as they are
-        text = file.read()
-    keys = ["env", env] if env and '"env"' in text else []
-    changed = _with_item(text, keys, {"binding": binding, "id": id})
-    _replace(path, changed)
-    if not any(each.name == binding for each in read_wrangler_file(path, env)):
-        _replace(path, text)
+    text, before = _read(path, env, binding)
+    changed = _with_item(text, env, {"binding": binding, "id": id})
+    after = bindings_in(_parsed(changed, path), env)
+    if [(each.name, each.id) for each in after] != [*before, (binding, id)]:
         raise ConfigurationError(
             f"{shown_path(path)} is written in a way that can't be added to; "
             "paste the lines yourself"
         )
+    _replace(Path(os.path.realpath(path)), changed)
+
+
+def _read(path: Path, env: str | None, binding: str) -> tuple[str, list[tuple[str, str]]]:
+    """The file's text, and the names and ids of the bindings in it."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:  # line ends stay as they are
+            text = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{shown_path(path)} cannot be read: {error}") from None
+    found = bindings_in(_parsed(text, path), env)
+    for each in found:
+        if each.name == binding:
+            raise ConfigurationError(
+                f'{each.place}: there is already a binding "{binding}"; '
+                "give another name by --binding, or change its id there"
+            )
+    return text, [(each.name, each.id) for each in found]
+
+
+def _parsed(text: str, path: Path) -> Document:
+    return parse_json_with_comments(text.removeprefix("\ufeff"), shown_path(path))
 
 
 class _Place(NamedTuple):
@@ -130,33 +145,34 @@ def _places(text: str) -> dict[tuple[str | int, ...], _Place]:
     return found
 
 
-def _with_item(text: str, keys: list[str], item: dict[str, str]) -> str:
-    """``text`` with ``item`` at the end of the array ``hyperdrive`` of the object at ``keys``."""
+def _with_item(text: str, env: str | None, item: dict[str, str]) -> str:
+    """``text`` with ``item`` at the end of the array ``hyperdrive`` that ``env`` uses."""
     places = _places(text)
-    outer = places[tuple(keys)]
+    # A file without environments has one for all.
+    keys = ("env", env) if env and ("env", env) in places else ()
     array = places.get((*keys, "hyperdrive"))
     unit = _indentation(text)
     newline = "\r\n" if "\r\n" in text else "\n"
-    if array is not None:
-        depth = unit * (len(keys) + 2)
-        value = json.dumps(item, indent=unit).replace("\n", newline + depth)
-        return _inserted(text, array, f"{newline}{depth}{value}", newline + unit * (len(keys) + 1))
-    depth = unit * (len(keys) + 1)
-    value = json.dumps([item], indent=unit).replace("\n", newline + depth)
+    depth = len(keys) + (1 if array is None else 2)
+    value = json.dumps([item] if array is None else item, indent=unit)
+    if array is None:
+        value = f'"hyperdrive": {value}'
+    line = newline + unit * depth
     return _inserted(
-        text, outer, f'{newline}{depth}"hyperdrive": {value}', newline + unit * len(keys)
+        text, array or places[keys], line + value.replace("\n", line), line.removesuffix(unit)
     )
 
 
 def _inserted(text: str, place: _Place, value: str, before_end: str) -> str:
+    # Behind all comments, which belong to what stands before them.
+    tail = len(text[: place.end].rstrip(" \t\r\n"))
     is_empty = place.last == place.begin + 1
-    if is_empty and not text[place.last : place.end].strip():
-        return text[: place.last] + value + before_end + text[place.end :]
-    if is_empty:  # but for comments
-        return text[: place.end].rstrip() + value + before_end + text[place.end :]
-    if place.comma is not None:
-        return text[: place.comma] + value + text[place.comma :]
-    return text[: place.last] + "," + value + text[place.last :]
+    comma = "" if is_empty or place.comma is not None else ","
+    if "\n" in text[tail : place.end]:
+        before_end = ""
+    else:
+        tail = place.end
+    return text[: place.last] + comma + text[place.last : tail] + value + before_end + text[tail:]
 
 
 def _indentation(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 
 from hyperdrive_client.bindings import Configuration, Origin, Resolution
@@ -11,6 +12,9 @@ from hyperdrive_client.client.after_fork import notice_fork, run_after_fork
 from hyperdrive_client.client.local_proxy import LocalProxy, Mode, is_one_of_ours
 from hyperdrive_client.client.shared_proxy import SharedProxy, shared_proxy_at
 from hyperdrive_client.errors import ProxyStartError
+
+# User and password of a proxy, as ``fresh_credentials`` makes them.
+_FRESH = re.compile(r"[0-9a-f]{32}")
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +58,17 @@ def proxy_for(resolution: Resolution) -> LocalProxy | SharedProxy | None:
 
 
 def is_a_proxy(origin: Origin) -> bool:
-    """Whether a connection string leads to a running proxy of ours."""
-    return is_one_of_ours(origin) or shared_proxy_at(origin) is not None
+    """Whether a connection string leads to a proxy of ours, which may have ended."""
+    return is_one_of_ours(origin) or is_a_door(origin) or shared_proxy_at(origin) is not None
+
+
+def is_a_door(origin: Origin) -> bool:
+    """Whether a connection string is one that a proxy on this machine makes for its clients."""
+    return (
+        origin.sslmode == "disable"
+        and [each.is_local for each in origin.addresses] == [True]
+        and all(_FRESH.fullmatch(text) for text in (origin.user, origin.password or ""))
+    )
 
 
 def was_found_to_be_a_proxy(origin: Origin) -> bool:

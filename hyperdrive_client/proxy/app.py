@@ -22,6 +22,10 @@ from .settings import Settings
 STACK_BYTES = 64 * 1024 * 1024
 
 
+# The loop may have ended meanwhile; else it takes a moment.
+_RETIRE_TIMEOUT = 5.0
+
+
 def _new_event_loop() -> asyncio.AbstractEventLoop:
     try:
         import uvloop
@@ -68,8 +72,18 @@ class App:
         self._tell(lambda worker: worker.drain())
 
     def retire(self) -> None:
-        """Leave the sockets to another proxy, serve who is connected, and end with the last."""
-        self._tell(lambda worker: worker.retire())
+        """Leave the sockets to another proxy, serve who is connected, and end with the last.
+
+        Nobody listens there any more when it returns.
+        """
+        left = threading.Event()
+
+        def retire(worker: _Worker) -> None:
+            worker.retire()
+            left.set()
+
+        self._tell(retire)
+        left.wait(_RETIRE_TIMEOUT)
 
     def stop(self) -> None:
         """End at once."""
