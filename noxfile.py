@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import nox
 
 nox.options.default_venv_backend = "venv"
@@ -95,6 +97,19 @@ def frameworks(session: nox.Session) -> None:
     }
     arguments = session.posargs or ["tests/frameworks"]
     session.run("pytest", "--timeout=300", *arguments, env=environment)
+
+
+@nox.session
+def wrangler(session: nox.Session) -> None:
+    """Workers in wrangler dev by `hyperdrive env`, beside the same without a proxy; needs npm."""
+    session.install("-e", ".[demo]")
+    folder = session.cache_dir.resolve() / "wrangler"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(f"tests/wrangler/{name}", folder)
+    session.run("npm", "install", "--silent", "--prefix", str(folder), external=True)
+    with session.chdir("tests"):
+        session.run("python", "-m", "wrangler", str(folder / "node_modules"))
 
 
 @nox.session

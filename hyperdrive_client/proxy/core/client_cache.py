@@ -16,7 +16,7 @@ from ..cache.cache import EVERYTHING, Cache
 from ..cache.store import Entry, Key
 from . import client_statements, reports
 from .fill import Fill, Flight
-from .request_fields import parse_fields, text_of
+from .request_fields import bound_name, parse_fields, text_of
 from .statements import NO_TYPES, Statement
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 # One Bind, and one Execute of all rows, of the unnamed portal: all others are no whole answer.
 _BATCH = re.compile(rb"P?D?BD?ES")
+# The beginning of one. Without Sync or Flush nobody can wait for an answer to it (PostgreSQL
+# documentation, "Extended Query"), and sockets without cork send each message by itself.
+_BEGINNING = re.compile(rb"P?D?(?:BD?E?)?")
 _MAX_MESSAGES = 6
 _EXECUTES_ALL = b"E\x00\x00\x00\x09\x00\x00\x00\x00\x00"
 _DESCRIBES_PORTAL = b"D\x00\x00\x00\x06P\x00"
@@ -150,13 +153,17 @@ def answer(client: ClientSession, chunk: Chunk, index: int, now: float) -> int:
     """Answer from the cache; how many messages that is.
 
     0: it is for the origin, and ``client.miss`` says what to do with its answer. -1: the client
-    waits for the answer that another waits for.
+    waits for the answer that another waits for. What is only the beginning of a read is kept in
+    ``client.incomplete`` until the rest has come.
     """
     cache = client.cache
     assert cache is not None
     client.miss = None
     batch = _batch(client, chunk, index)
     if batch is None:
+        if _is_beginning(client, cache, chunk, index):
+            client.incomplete = (chunk, index)
+            return len(chunk[1]) - index
         return _not_asked(client, chunk, index)
     catalogue = cache.catalogue
     if catalogue is None or cache.closed:
@@ -492,6 +499,22 @@ def note_text(client: ClientSession, origin: OriginSession, text: bytes, *, whol
 
 
 # Requests.
+
+
+def _is_beginning(client: ClientSession, cache: Cache, chunk: Chunk, index: int) -> bool:
+    """Whether what is here is the beginning of a request that may be answered as a whole."""
+    buffer, messages, end = chunk
+    if client.origin is not None or cache.catalogue is None or cache.closed:
+        return False
+    kind, position, stop = messages[index]
+    is_short = messages[-1][2] <= end and end - position <= MAX_BOUND_BYTES
+    kinds = bytes([max(each[0], 0) for each in messages[index : index + _MAX_MESSAGES]])
+    if not is_short or not _BEGINNING.fullmatch(kinds):
+        return False
+    text = text_of(buffer, kind, position, stop, client.statements)
+    if kind == m.BIND and not bound_name(buffer, position, stop):
+        text = client.unnamed.text if client.unnamed is not None else b""
+    return not cache.catalogue.verdict(text, client.settings).status
 
 
 def _batch(client: ClientSession, chunk: Chunk, index: int) -> Batch | None:

@@ -232,7 +232,6 @@ class TestHits:
         server.sends("Z I")
 
 
-@whole
 class TestExtended:
     REST = ("2", "T x", "D 1", "C SELECT 1", "Z I")
 
@@ -374,15 +373,31 @@ class TestExtended:
             world.client.receives(*answers)
         assert not len(world.cache.store)
 
-    def test_bind_without_its_sync_yet(self, world):
+    def test_the_rest_of_a_batch_is_waited_for(self, world):
+        lines = extended()
+        self.fill(world, *lines)
+        for count in range(1, len(lines)):
+            world.client.sends(*lines[:count])
+            world.client.receives()
+            self.hit(world.client, world, *lines[count:])
+        assert world.counts == {"miss": 1, "hit": len(lines) - 1}
+
+    def test_nothing_waits_for_more_than_what_may_be_answered(self, world):
+        lines = (f"P : {WHERE} for update", "B <- 7", "E ")
+        world.client.sends(*lines)
+        world.server.receives(*map(str.rstrip, lines))
+
+    def test_what_a_client_flushes_is_for_the_origin(self, world):
         self.fill(world, *extended())
         world.client.sends(*extended()[:-1])
-        assert world.server.hears() == [f"P : {WHERE}", "B <- 7", "D P", "E"]
+        world.client.sends("H")
+        assert world.server.hears() == [f"P : {WHERE}", "B <- 7", "D P", "E", "H"]
         world.server.sends("1", "2", "T x", "D 1", "C SELECT 1")
+        world.client.receives("1", *self.REST[:-1])
         world.client.sends("S")
         world.server.receives("S")
         world.server.sends("Z I")
-        world.client.receives("1", *self.REST)
+        world.client.receives("Z I")
 
     def test_no_hit_before_the_answer_to_a_write_in_the_same_segment(self, world):
         self.fill(world, *extended())
@@ -402,6 +417,7 @@ class TestExtended:
             assert asked
         assert world.counts == {"uncacheable": 2}
 
+    @whole
     def test_what_an_unknown_name_or_portal_means_is_no_answer_to_the_unnamed_one(self, world):
         """It was described by bytes that do not say which statement is meant."""
         client, server = world.client, world.server
@@ -1418,7 +1434,6 @@ class TestStaleWhileRevalidate:
         stale.proxy.now += 8
         misses(stale.client, stale.server, value="2")
 
-    @whole
     def test_of_the_extended_protocol(self, stale):
         client, server = stale.client, stale.server
         client.sends(*extended(name="s"))

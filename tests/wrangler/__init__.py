@@ -1,0 +1,1 @@
+"""The Workers of Hyperdrive's own page, and one that writes, in ``wrangler dev``."""
