@@ -139,7 +139,7 @@ def environment(tmp_path: Path, app: None) -> Iterator[dict[str, str]]:
             "HYPERDRIVE_PROXY_IDLE_TIMEOUT": "10",
             "PATH": f"{commands}:{kept['PATH']}",
             "PYTHONPATH": f"{ROOT}:{Path(psycopg.__file__).parents[1]}",
-            "XDG_CONFIG_HOME": str(tmp_path),
+            "XDG_CONFIG_HOME": str(tmp_path / ".config"),
             "XDG_RUNTIME_DIR": runtime,
         }
 

@@ -34,7 +34,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.environ: dict[str, str] = {}
+        self.environ: dict[str, str] = {"HYPERDRIVE_STORE": str(folder / "store")}
 
     def write(self, name: str, text: str) -> None:
         path = self.folder / name
@@ -297,10 +297,10 @@ def test_a_name_without_any_source_is_an_error_that_lists_them(project: Project)
         "environment variable HYPERDRIVE_URL_MAIN_BD; "
         "environment variable CLOUDFLARE_HYPERDRIVE_LOCAL_CONNECTION_STRING_MAIN_BD; "
         "environment variable WRANGLER_HYPERDRIVE_LOCAL_CONNECTION_STRING_MAIN_BD; "
-        "wrangler.json (no binding of this name); "
+        f"wrangler.json (no binding of this name); {project.folder}/store/configurations.json (no MAIN_BD); "
         f"variables also in the .env files of {project.folder}. "
         "Set CLOUDFLARE_HYPERDRIVE_LOCAL_CONNECTION_STRING_MAIN_BD, "
-        "or localConnectionString in the wrangler file. "
+        "or localConnectionString in the wrangler file, or hyperdrive create MAIN_BD. "
         'Known bindings: DB1, MAIN_DB, OLD; did you mean "MAIN_DB"?'
     )
 
