@@ -30,7 +30,10 @@ NODE = Language(
     "node",
     tools=("node", "npm"),
     debian=("nodejs", "npm"),
-    build=(("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"),),
+    build=(
+        ("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"),
+        ("npm", "run", "--silent", "generate"),
+    ),
 )
 
 DRIVERS = (
