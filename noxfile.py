@@ -175,6 +175,15 @@ def cache_check(session: nox.Session) -> None:
 
 
 @nox.session
+def drivers(session: nox.Session) -> None:
+    """The drivers of several languages through a proxy, case by case; ``-- DRIVER …``."""
+    session.install("-e", ".[demo]", "-r", "tests/drivers/python/requirements.txt")
+    folder = session.cache_dir.resolve() / "drivers"
+    with session.chdir("tests"):
+        session.run("python", "-m", "drivers", f"--folder={folder}", *session.posargs)
+
+
+@nox.session
 def fuzz(session: nox.Session) -> None:
     """Wrong and random messages from both sides; ``-- --seed N --messages N --inputs N``."""
     session.install("-e", ".[demo]")

@@ -1,0 +1,1 @@
+"""Real drivers through a real proxy, case by case; see docs/drivers.md."""
