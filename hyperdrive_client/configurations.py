@@ -24,6 +24,7 @@ from .bindings.configuration import Door, check_name
 from .bindings.connection_string import origin_from_parameters
 from .bindings.resolution import shown_configuration
 from .bindings.store import Store
+from .bindings.wrangler import shown_path
 from .bindings.wrangler_snippet import add_binding, binding_name, check_can_be_added, snippet
 from .errors import ConfigurationError, HyperdriveError
 
@@ -140,7 +141,11 @@ def create(
     file = find_wrangler_file(config)
     is_json = file is not None and file.suffix != ".toml"
     if update_config and not is_json:
-        what = f"{file} is TOML, which is never changed" if file else "there is no wrangler file"
+        what = (
+            f"{shown_path(file)} is TOML, which is never changed"
+            if file
+            else "there is no wrangler file"
+        )
         raise ConfigurationError(f"--update-config: {what}; leave it out, and paste what is shown")
     store = Store()
     # All of that before the connection is tried, and again when it is saved.
@@ -480,7 +485,7 @@ def _offer(
     if not asked and not (_is_interactive() and click.confirm("Add it there?", default=True)):
         return
     add_binding(file, env, binding, id)
-    click.echo(f"Added the binding {binding} to {file}", err=True)
+    click.echo(f"Added the binding {binding} to {shown_path(file)}", err=True)
 
 
 def _is_interactive() -> bool:
