@@ -36,6 +36,7 @@ RUNNER = Path(__file__).with_name("run_examples.py")
 NO_CODE = re.compile(r"text|\{.*|")
 FILE_NAME = re.compile(r"(?:#|//) ([\w./-]+\.\w+)\n")
 
+SHOWS_CACHE = '$ hyperdrive psql HYPERDRIVE -c "SHOW hyperdrive.cache"'
 # By page and first line: why an example can't run here. Some other test does, or nothing can.
 NOT_RUN = {
     ("README.md", "pip install '.[binary]'"): "the network; nox installs it so",
@@ -43,6 +44,11 @@ NOT_RUN = {
     ("docs/getting-started.md", "pip install '.[binary]'"): "the network; nox installs it so",
     ("docs/conformance.md", "$ nox -s conformance"): "ten minutes; it is a nox session",
     ("docs/benchmarks.md", "python benchmarks/"): "minutes; nox -s bench runs one",
+    ("docs/wrangler-dev.md", "npm install"): "the network; nox -s wrangler installs them",
+    ("docs/wrangler-dev.md", "npx wrangler dev"): "npm's packages; nox -s wrangler does so",
+    ("docs/wrangler-dev.md", "$ curl "): "as nox -s wrangler does",
+    ("docs/wrangler-dev.md", "$ seq "): "as nox -s wrangler does",
+    ("docs/wrangler-dev.md", SHOWS_CACHE): "figures of what nox -s wrangler does",
 }
 
 pytestmark = pytest.mark.skipif(not PAGES[0].exists(), reason="no sources: it is installed")
@@ -166,6 +172,7 @@ def test_the_examples_of_a_page_run(
     }
     for example in examples(page):
         if name := example.file_name:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(adapted(example.text, here))
     if not (folder / "wrangler.jsonc").exists():
         url = "postgres://user:password@localhost:5432/app"
@@ -202,6 +209,13 @@ def test_no_example_is_of_a_kind_that_nobody_runs() -> None:
         for example in examples(page):
             known = example.kind in kinds or example.file_name
             assert known or NO_CODE.fullmatch(example.kind), (name_of(page), example.line)
+
+
+def test_the_worker_of_a_page_is_the_one_that_nox_runs() -> None:
+    worker = (ROOT / "tests/wrangler/products/src/index.ts").read_text()
+    assert [each.text for each in examples(ROOT / "docs/wrangler-dev.md") if each.kind == "ts"] == [
+        worker
+    ]
 
 
 def test_what_is_not_run_is_there() -> None:
