@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ import psycopg
 from hyperdrive_client.origin import EmbeddedPostgres
 
 from .activity import HYPERDRIVE, Activity
-from .project import Project, Worker
+from .project import SECONDS, Project, Worker
 
 SEEDS = ("node-postgres", "postgres-js")
 NAME = "Cloudflare Hyperdrive"
@@ -108,8 +109,10 @@ class Run:
         proxy = self.project.hyperdrive("url").strip()
         with psycopg.connect(proxy, autocommit=True) as connection:
             connection.prepare_threshold = None
-            while ("mode", "wal") not in connection.execute("SHOW hyperdrive.cache"):
-                pass
+            deadline = time.monotonic() + SECONDS
+            while ("mode", "wal") not in (said := show(connection)):
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"the proxy has no cache: {said}")
 
     def check_limit(self, activity: Activity) -> None:
         self.check(
@@ -121,6 +124,10 @@ class Run:
     def check(self, what: str, holds: bool) -> None:
         print(f"  {'ok    ' if holds else 'FAILED'} {what}", flush=True)
         self.failed |= not holds
+
+
+def show(connection: psycopg.Connection) -> list[tuple[str, str]]:
+    return connection.execute("SHOW hyperdrive.cache").fetchall()
 
 
 def product(name: str) -> list[Mapping[str, object]]:
