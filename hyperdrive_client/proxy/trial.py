@@ -24,14 +24,14 @@ class UnusableOriginError(HyperdriveError):
         self.code = code
 
 
-def try_origin(origin: Origin, timeout: float = TIMEOUT) -> None:
+def try_origin(origin: Origin) -> None:
     """Connect as the proxy would, and send an empty query. ``UnusableOriginError``.
 
     Codes: 2008 the host is not found, 2010 it can't be reached, 2011 it refuses connections,
     2012 it has no TLS, 2013 user or password are wrong, 2014 there is no such database, 2015
     anything else, 2016 the query has failed. (Hyperdrive, "Troubleshoot and debug".)
     """
-    asyncio.run(_try(origin, timeout))
+    asyncio.run(_try(origin, min(TIMEOUT, origin.connect_timeout or TIMEOUT)))
 
 
 async def _try(origin: Origin, timeout: float) -> None:
