@@ -225,9 +225,9 @@ def test_serve_listens_where_env_has_said(hyperdrive: Run, database: str) -> Non
         assert process.stdout
         assert process.stdout.readline().strip() == url
         psycopg.connect(url).close()
-        done = hyperdrive("env", "DB")
-        assert (done.returncode, done.stdout) == (1, "")
-        assert "another program listens at port" in done.stderr
+        # That is the configuration's proxy as well as one that env would start.
+        assert hyperdrive("env", "DB").stdout == f"export {VARIABLE}DB='{url}'\n"
+        assert running() == []
     finally:
         process.kill()
         process.communicate()

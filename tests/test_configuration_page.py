@@ -88,7 +88,12 @@ def test_every_option_of_a_command(command: click.Command) -> None:
 
 def test_no_option_that_is_not_there() -> None:
     documented = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE.read_text()))
-    options = {name for each in main.commands.values() for o in each.params for name in o.opts}
+    options = {
+        name
+        for each in main.commands.values()
+        for option in each.params
+        for name in (*option.opts, *option.secondary_opts)
+    }
     assert documented - options == {"--help", "--version"}
 
 
