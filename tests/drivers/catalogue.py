@@ -71,6 +71,7 @@ DRIVERS = (
     Driver("Drizzle over pg", NODE, ("node", "drizzle_pg.mjs")),
     Driver("Drizzle over Postgres.js", NODE, ("node", "drizzle_postgres_js.mjs")),
     Driver("Kysely", NODE, ("node", "kysely.mjs")),
+    Driver("Prisma", NODE, ("node", "prisma.mjs")),
     Driver("psycopg", PYTHON, (sys.executable, "run_psycopg.py")),
     Driver("psycopg2", PYTHON, (sys.executable, "run_psycopg2.py")),
     Driver("asyncpg", PYTHON, (sys.executable, "run_asyncpg.py")),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import decimal
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 URL = os.environ.get("DATABASE_URL", "")
@@ -38,6 +39,12 @@ VALUES: dict[str, Any] = {
     "moment": datetime.datetime(2024, 2, 29, 23, 59, 59, 123456, datetime.UTC),
     "nothing": None,
 }
+WRONG = {
+    "23505": "INSERT INTO driver_cached VALUES (1, 'again')",
+    "42P01": "SELECT * FROM driver_absent",
+    "22012": "SELECT 1 / 0",
+}
+SLEEP = "SELECT pg_backend_pid(), pg_sleep(0.05)"
 
 
 def same(got: object, expected: object) -> None:
@@ -57,3 +64,7 @@ def run(cases: Mapping[str, Callable[[], None]]) -> None:
     if name not in cases:
         sys.exit(HAS_NO_SUCH_THING)
     cases[name]()
+
+
+def run_async(cases: Mapping[str, Callable[[], Coroutine[Any, Any, None]]]) -> None:
+    run({name: lambda case=case: asyncio.run(case()) for name, case in cases.items()})

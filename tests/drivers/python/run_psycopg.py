@@ -79,16 +79,9 @@ def _names(connection: psycopg.Connection) -> list[str]:
     return [name for (name,) in rows]
 
 
-WRONG = {
-    "23505": "INSERT INTO driver_cached VALUES (1, 'again')",
-    "42P01": "SELECT * FROM driver_absent",
-    "22012": "SELECT 1 / 0",
-}
-
-
-def errors_() -> None:
+def wrong() -> None:
     with psycopg.connect(URL, autocommit=True) as connection:
-        for code, statement in WRONG.items():
+        for code, statement in program.WRONG.items():
             try:
                 connection.execute(statement)
             except errors.lookup(code) as error:
@@ -133,10 +126,9 @@ def fifty() -> None:
 
 
 def _sleep_twice(together: threading.Barrier) -> list[int]:
-    query = "SELECT pg_backend_pid(), pg_sleep(0.05)"
     with psycopg.connect(URL, autocommit=True) as connection:
         together.wait(30)
-        rows = [connection.execute(query).fetchone() for _ in range(2)]
+        rows = [connection.execute(program.SLEEP).fetchone() for _ in range(2)]
         return [row[0] for row in rows if row]
 
 
@@ -155,7 +147,7 @@ if __name__ == "__main__":
             "types": types,
             "prepared": prepared,
             "transactions": transactions,
-            "errors": errors_,
+            "errors": wrong,
             "copy": copy,
             "cancel": cancel,
             "fifty": fifty,
