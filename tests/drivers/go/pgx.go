@@ -20,11 +20,11 @@ import (
 )
 
 var (
-	ctx   = context.Background()
+	ctx     = context.Background()
 	version string // set by the linker: what is built outside a module does not know it
-	url   = os.Getenv("DATABASE_URL")
-	id    = os.Getpid() % 2_000_000 * 1000 // the first of this process's own, as an integer
-	cases = map[string]func(){
+	url     = os.Getenv("DATABASE_URL")
+	id      = os.Getpid() % 2_000_000 * 1000 // the first of this process's own, as an integer
+	cases   = map[string]func(){
 		"version": func() { fmt.Println(version) },
 		"connect": connectCase, "types": typesCase, "prepared": preparedCase,
 		"transactions": transactionsCase, "errors": errorsCase, "copy": copyCase,
@@ -66,42 +66,44 @@ func connectCase() {
 
 func typesCase() {
 	type values struct {
-		Small    int16
-		Number   int32
-		Large    int64
-		Fraction float64
-		Exact    pgtype.Numeric
-		Word     string
-		Document map[string]any
-		Numbers  []int32
-		Words    []string
-		Moment   time.Time
-		Bytes    []byte
-		Flag     bool
-		Nothing  *string
+		Small     int16
+		Medium    int32
+		Large     int64
+		Exact     pgtype.Numeric
+		Single    float32
+		Double    float64
+		Truth     bool
+		Words     string
+		Bytes     []byte
+		Document  map[string]any
+		Documents map[string]any
+		Numbers   []int32
+		Labels    []string
+		Moment    time.Time
+		Nothing   *string
 	}
+	document := map[string]any{"name": "Ada", "tags": []any{"a", nil}, "n": 1.5}
 	written := values{
-		-7, 2_000_000_000, 9_000_000_000_000_000_000, 0.1,
+		-7, 2_000_000_000, 9_000_000_000_000_000_000,
 		pgtype.Numeric{Int: big.NewInt(12345678901234567), Exp: -6, Valid: true},
-		`Grüße, 'quotes' "and" \ 東京`,
-		map[string]any{"name": "Ada", "tags": []any{"a", nil}, "n": 1.5},
-		[]int32{1, -2, 3}, []string{"a,b", `"c"`, ""},
-		time.Date(2026, 2, 28, 23, 59, 59, 123456000, time.FixedZone("", 5*3600+1800)),
-		[]byte{0, 1, 39, 92, 255}, true, nil,
+		0.1, 0.1, true, `Grüße, 'quotes' "and" \ 東京`, []byte{0, 1, 39, 92, 255},
+		document, document, []int32{1, -2, 3}, []string{"a,b", `"c"`, ""},
+		time.Date(2026, 2, 28, 23, 59, 59, 123456000, time.FixedZone("", 5*3600+1800)), nil,
 	}
 	connection := connect()
 	defer connection.Close(ctx)
 	defer remove(connection, "driver_types")
 	// The modes exec and simple_protocol ask the server for no types, so Go's must say theirs.
-	connection.TypeMap().RegisterDefaultPgType(map[string]any{}, "jsonb")
-	must(connection.Exec(ctx, `INSERT INTO driver_types (id, small, number, large, fraction, exact,
-		word, document, numbers, words, moment, bytes, flag, nothing)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
-		id, written.Small, written.Number, written.Large, written.Fraction, written.Exact,
-		written.Word, written.Document, written.Numbers, written.Words, written.Moment,
-		written.Bytes, written.Flag, written.Nothing))
-	rows := must(connection.Query(ctx, `SELECT small, number, large, fraction, exact, word, document,
-		numbers, words, moment, bytes, flag, nothing FROM driver_types WHERE id = $1`, id))
+	connection.TypeMap().RegisterDefaultPgType(document, "json")
+	must(connection.Exec(ctx, `INSERT INTO driver_types (id, small, medium, large, exact, single,
+		double, truth, words, bytes, document, documents, numbers, labels, moment, nothing)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`,
+		id, written.Small, written.Medium, written.Large, written.Exact, written.Single,
+		written.Double, written.Truth, written.Words, written.Bytes, written.Document,
+		written.Documents, written.Numbers, written.Labels, written.Moment, written.Nothing))
+	rows := must(connection.Query(ctx, `SELECT small, medium, large, exact, single, double, truth,
+		words, bytes, document, documents, numbers, labels, moment, nothing
+		FROM driver_types WHERE id = $1`, id))
 	read := must(pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[values]))
 	expect("moment", read.Moment.Equal(written.Moment), true)
 	expect("exact", must(read.Exact.Value()), must(written.Exact.Value()))

@@ -3,6 +3,7 @@ import java.io.StringWriter;
 import java.math.BigDecimal;
 import java.net.URI;
 import java.nio.charset.StandardCharsets;
+import java.sql.Array;
 import java.sql.Connection;
 import java.sql.DriverManager;
 import java.sql.PreparedStatement;
@@ -75,61 +76,76 @@ public final class Pgjdbc {
     }
 
     private static void typesCase() throws SQLException {
-        var moment = OffsetDateTime.parse("2026-02-28T23:59:59.123456+05:30");
         var exact = new BigDecimal("12345678901.234567");
-        var word = "Grüße, 'quotes' \"and\" \\ 東京";
-        var document = new PGobject();
-        document.setType("jsonb");
-        document.setValue("{\"n\": 1.5, \"name\": \"Ada\", \"tags\": [\"a\", null]}");
-        Integer[] numbers = {1, -2, 3};
-        String[] words = {"a,b", "\"c\"", ""};
+        var words = "Grüße, 'quotes' \"and\" \\ 東京";
         byte[] bytes = {0, 1, 39, 92, -1};
+        var document = "{\"n\": 1.5, \"name\": \"Ada\", \"tags\": [\"a\", null]}";
+        Integer[] numbers = {1, -2, 3};
+        String[] labels = {"a,b", "\"c\"", ""};
+        var moment = OffsetDateTime.parse("2026-02-28T23:59:59.123456+05:30");
         try (var connection = connect()) {
             try (var insert = connection.prepareStatement(
-                    "INSERT INTO driver_types (id, small, number, large, fraction, exact, word, document,"
-                            + " numbers, words, moment, bytes, flag, nothing)"
-                            + " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")) {
-                insert.setInt(1, ID);
+                    "INSERT INTO driver_types (id, small, medium, large, exact, single, double, truth,"
+                            + " words, bytes, document, documents, numbers, labels, moment, nothing)"
+                            + " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")) {
+                insert.setLong(1, ID);
                 insert.setShort(2, (short) -7);
                 insert.setInt(3, 2_000_000_000);
                 insert.setLong(4, 9_000_000_000_000_000_000L);
-                insert.setDouble(5, 0.1);
-                insert.setBigDecimal(6, exact);
-                insert.setString(7, word);
-                insert.setObject(8, document);
-                insert.setArray(9, connection.createArrayOf("integer", numbers));
-                insert.setArray(10, connection.createArrayOf("text", words));
-                insert.setObject(11, moment);
-                insert.setBytes(12, bytes);
-                insert.setBoolean(13, true);
-                insert.setNull(14, Types.VARCHAR);
+                insert.setBigDecimal(5, exact);
+                insert.setFloat(6, 0.1f);
+                insert.setDouble(7, 0.1);
+                insert.setBoolean(8, true);
+                insert.setString(9, words);
+                insert.setBytes(10, bytes);
+                insert.setObject(11, typed("json", document));
+                insert.setObject(12, typed("jsonb", document));
+                insert.setArray(13, connection.createArrayOf("integer", numbers));
+                insert.setArray(14, connection.createArrayOf("text", labels));
+                insert.setObject(15, moment);
+                insert.setNull(16, Types.VARCHAR);
                 insert.executeUpdate();
             }
-            // Six times: from the fifth on, the statement is a named one and its results are binary.
+            // By default the fifth execution is that of a named statement, the next one's is binary.
             try (var select = connection.prepareStatement(
-                    "SELECT small, number, large, fraction, exact, word, document, numbers, words,"
-                            + " moment, bytes, flag, nothing FROM driver_types WHERE id = ?")) {
-                select.setInt(1, ID);
-                for (int round = 0; round < 6; round++) {
+                    "SELECT small, medium, large, exact, single, double, truth, words, bytes, document,"
+                            + " documents, numbers, labels, moment, nothing"
+                            + " FROM driver_types WHERE id = ?")) {
+                select.setLong(1, ID);
+                for (int round = 0; round < 7; round++) {
                     var row = select.executeQuery();
                     expect("rows", row.next(), true);
                     expect("small", row.getShort(1), (short) -7);
-                    expect("number", row.getInt(2), 2_000_000_000);
+                    expect("medium", row.getInt(2), 2_000_000_000);
                     expect("large", row.getLong(3), 9_000_000_000_000_000_000L);
-                    expect("fraction", row.getDouble(4), 0.1);
-                    expect("exact", row.getBigDecimal(5), exact);
-                    expect("word", row.getString(6), word);
-                    expect("document", row.getString(7), document.getValue());
-                    expect("numbers", List.of((Object[]) row.getArray(8).getArray()), List.of(numbers));
-                    expect("words", List.of((Object[]) row.getArray(9).getArray()), List.of(words));
-                    expect("moment", row.getObject(10, OffsetDateTime.class).toInstant(), moment.toInstant());
-                    expect("bytes", Arrays.toString(row.getBytes(11)), Arrays.toString(bytes));
-                    expect("flag", row.getBoolean(12), true);
-                    expect("nothing", row.getString(13), null);
+                    expect("exact", row.getBigDecimal(4), exact);
+                    expect("single", row.getFloat(5), 0.1f);
+                    expect("double", row.getDouble(6), 0.1);
+                    expect("truth", row.getBoolean(7), true);
+                    expect("words", row.getString(8), words);
+                    expect("bytes", Arrays.toString(row.getBytes(9)), Arrays.toString(bytes));
+                    expect("document", row.getString(10), document);
+                    expect("documents", row.getString(11), document);
+                    expect("numbers", list(row.getArray(12)), List.of(numbers));
+                    expect("labels", list(row.getArray(13)), List.of(labels));
+                    var read = row.getObject(14, OffsetDateTime.class);
+                    expect("moment", read.toInstant(), moment.toInstant());
+                    expect("nothing", row.getString(15), null);
                 }
             }
             remove(connection, "driver_types");
         }
+    }
+
+    private static PGobject typed(String type, String value) throws SQLException {
+        var object = new PGobject();
+        object.setType(type);
+        object.setValue(value);
+        return object;
+    }
+
+    private static List<Object> list(Array array) throws SQLException {
+        return List.of((Object[]) array.getArray());
     }
 
     private static void preparedCase() throws SQLException {

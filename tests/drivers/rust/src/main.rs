@@ -63,61 +63,56 @@ fn connect_case(method: Method) -> Checked {
 
 fn types_case(method: Method) -> Checked {
     let mut client = connect()?;
-    let moment = DateTime::<FixedOffset>::parse_from_rfc3339("2026-02-28T23:59:59.123456+05:30")?;
-    let (small, number, large, fraction) = (
-        -7i16,
-        2_000_000_000i32,
-        9_000_000_000_000_000_000i64,
-        0.1f64,
-    );
-    let (exact, word) = ("12345678901.234567", "Grüße, 'quotes' \"and\" \\ 東京");
+    let (small, medium, large) = (-7i16, 2_000_000_000i32, 9_000_000_000_000_000_000i64);
+    let (exact, single, double) = ("12345678901.234567", 0.1f32, 0.1f64);
+    let words = "Grüße, 'quotes' \"and\" \\ 東京";
+    let bytes = vec![0u8, 1, 39, 92, 255];
     let document = json!({"name": "Ada", "tags": ["a", null], "n": 1.5});
-    let (numbers, words) = (vec![1, -2, 3], vec!["a,b", "\"c\"", ""]);
-    let (bytes, nothing) = (vec![0u8, 1, 39, 92, 255], None::<&str>);
+    let (numbers, labels) = (vec![1, -2, 3], vec!["a,b", "\"c\"", ""]);
+    let moment = DateTime::<FixedOffset>::parse_from_rfc3339("2026-02-28T23:59:59.123456+05:30")?;
+    let nothing = None::<&str>;
     // The driver has no type of its own for numeric, which goes as text.
-    let insert =
-        "INSERT INTO driver_types (id, small, number, large, fraction, exact, word, document,
-        numbers, words, moment, bytes, flag, nothing)
-        VALUES ($1, $2, $3, $4, $5, $6::text::numeric, $7, $8, $9, $10, $11, $12, $13, $14)";
-    query(
-        &mut client,
-        method,
-        insert,
-        &[
-            (&id(), Type::INT4),
-            (&small, Type::INT2),
-            (&number, Type::INT4),
-            (&large, Type::INT8),
-            (&fraction, Type::FLOAT8),
-            (&exact, Type::TEXT),
-            (&word, Type::TEXT),
-            (&document, Type::JSONB),
-            (&numbers, Type::INT4_ARRAY),
-            (&words, Type::TEXT_ARRAY),
-            (&moment, Type::TIMESTAMPTZ),
-            (&bytes, Type::BYTEA),
-            (&true, Type::BOOL),
-            (&nothing, Type::TEXT),
-        ],
-    )?;
-    let select =
-        "SELECT small, number, large, fraction, exact::text, word, document, numbers, words,
-        moment, bytes, flag, nothing FROM driver_types WHERE id = $1";
-    let row = query(&mut client, method, select, &[(&id(), Type::INT4)])?.remove(0);
+    let insert = "INSERT INTO driver_types (id, small, medium, large, exact, single, double, truth,
+        words, bytes, document, documents, numbers, labels, moment, nothing)
+        VALUES ($1, $2, $3, $4, $5::text::numeric, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
+    let values: Parameters = &[
+        (&i64::from(id()), Type::INT8),
+        (&small, Type::INT2),
+        (&medium, Type::INT4),
+        (&large, Type::INT8),
+        (&exact, Type::TEXT),
+        (&single, Type::FLOAT4),
+        (&double, Type::FLOAT8),
+        (&true, Type::BOOL),
+        (&words, Type::TEXT),
+        (&bytes, Type::BYTEA),
+        (&document, Type::JSON),
+        (&document, Type::JSONB),
+        (&numbers, Type::INT4_ARRAY),
+        (&labels, Type::TEXT_ARRAY),
+        (&moment, Type::TIMESTAMPTZ),
+        (&nothing, Type::TEXT),
+    ];
+    query(&mut client, method, insert, values)?;
+    let select = "SELECT small, medium, large, exact::text, single, double, truth, words, bytes,
+        document, documents, numbers, labels, moment, nothing FROM driver_types WHERE id = $1";
+    let row = query(&mut client, method, select, &values[..1])?.remove(0);
     remove(&mut client, "driver_types")?;
     expect("small", row.get(0), small)?;
-    expect("number", row.get(1), number)?;
+    expect("medium", row.get(1), medium)?;
     expect("large", row.get(2), large)?;
-    expect("fraction", row.get(3), fraction)?;
-    expect("exact", row.get(4), exact)?;
-    expect("word", row.get(5), word)?;
-    expect("document", row.get(6), document)?;
-    expect("numbers", row.get(7), numbers)?;
-    expect("words", row.get(8), words)?;
-    expect("moment", row.get(9), moment.with_timezone(&Utc))?;
-    expect("bytes", row.get(10), bytes)?;
-    expect("flag", row.get(11), true)?;
-    expect("nothing", row.get(12), nothing)
+    expect("exact", row.get(3), exact)?;
+    expect("single", row.get(4), single)?;
+    expect("double", row.get(5), double)?;
+    expect("truth", row.get(6), true)?;
+    expect("words", row.get(7), words)?;
+    expect("bytes", row.get(8), bytes)?;
+    expect("document", row.get(9), document.clone())?;
+    expect("documents", row.get(10), document)?;
+    expect("numbers", row.get(11), numbers)?;
+    expect("labels", row.get(12), labels)?;
+    expect("moment", row.get(13), moment.with_timezone(&Utc))?;
+    expect("nothing", row.get(14), nothing)
 }
 
 fn prepared_case() -> Checked {
