@@ -31,22 +31,15 @@ def build(language: Language, folder: Path) -> Path:
 
 
 def _install(language: Language) -> None:
-    if language.debian and os.geteuid() == 0 and shutil.which("apt-get") and _lacks(language):
+    if _missing(language) and language.debian and os.geteuid() == 0 and shutil.which("apt-get"):
         _run(("apt-get", "update", "-q"))
         _run(("apt-get", "install", "-q", "-y", "--no-install-recommends", *language.debian))
-    missing = [tool for tool in language.tools if shutil.which(tool) is None]
-    if missing:
+    if missing := _missing(language):
         raise NotInstalledError(f"not on the PATH: {', '.join(missing)}")
 
 
-def _lacks(language: Language) -> bool:
-    """Whether a program is missing, or a package of those that have no program."""
-    if not all(map(shutil.which, language.tools)):
-        return True
-    libraries = [name for name in language.debian if name.startswith("lib") or "-dev" in name]
-    if not libraries:
-        return False
-    return subprocess.run(("dpkg", "-s", *libraries), capture_output=True).returncode != 0
+def _missing(language: Language) -> list[str]:
+    return [tool for tool in language.tools if shutil.which(tool) is None]
 
 
 def _run(command: tuple[str, ...], folder: Path | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -35,6 +36,32 @@ NODE = Language(
         ("npm", "run", "--silent", "generate"),
     ),
 )
+# Relative to the copy, in which debian.py leaves them.
+JAR = "root/usr/share/java/postgresql.jar"
+DEBIAN = (sys.executable, str(Path(__file__).with_name("debian.py")))
+RUST = Language(
+    "rust",
+    tools=("cargo", "cc"),
+    debian=("cargo", "gcc", "libc6-dev"),
+    build=((*DEBIAN, "librust-.*", "librust-postgres-dev"), ("cargo", "build", "--quiet")),
+)
+JAVA = Language(
+    "java",
+    tools=("java", "javac"),
+    debian=("default-jdk-headless",),
+    build=(
+        (*DEBIAN, "libpostgresql-jdbc-java", "libpostgresql-jdbc-java"),
+        ("javac", "-Xlint:all", "-Werror", "-cp", JAR, "Pgjdbc.java"),
+    ),
+)
+PGJDBC = ("java", "-cp", f"{JAR}:.", "Pgjdbc")
+GO = Language(
+    "go",
+    build=(
+        (*DEBIAN, "golang-.*", "golang-github-jackc-pgx-v5-dev", "golang-go"),
+        ("sh", "build.sh"),
+    ),
+)
 
 DRIVERS = (
     Driver("node-postgres Client", NODE, ("node", "node_postgres.mjs", "client")),
@@ -49,4 +76,11 @@ DRIVERS = (
     Driver("psycopg2", PYTHON, (sys.executable, "run_psycopg2.py")),
     Driver("asyncpg", PYTHON, (sys.executable, "run_asyncpg.py")),
     Driver("pg8000", PYTHON, (sys.executable, "run_pg8000.py")),
+    Driver("rust-postgres", RUST, ("target/debug/driver", "query")),
+    Driver("rust-postgres query_typed", RUST, ("target/debug/driver", "query_typed")),
+    Driver("pgjdbc", JAVA, PGJDBC),
+    Driver("pgjdbc binary", JAVA, (*PGJDBC, "prepareThreshold=1", "binaryTransfer=true")),
+    Driver("pgx", GO, ("./pgx",)),
+    Driver("pgx exec", GO, ("./pgx", "exec")),
+    Driver("pgx simple_protocol", GO, ("./pgx", "simple_protocol")),
 )
