@@ -24,6 +24,8 @@ class Driver(NamedTuple):
     language: Language
     command: tuple[str, ...]
     """Run in the copy, with the case as one more argument."""
+    second_read: str = "hit"
+    """Its status in the cache, after a first one on the same connection."""
 
 
 PYTHON = Language("python")
@@ -79,7 +81,8 @@ DRIVERS = (
     Driver("rust-postgres", RUST, ("target/debug/driver", "query")),
     Driver("rust-postgres query_typed", RUST, ("target/debug/driver", "query_typed")),
     Driver("pgjdbc", JAVA, PGJDBC),
-    Driver("pgjdbc binary", JAVA, (*PGJDBC, "prepareThreshold=1", "binaryTransfer=true")),
+    # A first answer is in text, which tells it the types to ask for in binary: another answer.
+    Driver("pgjdbc binary", JAVA, (*PGJDBC, "prepareThreshold=1", "binaryTransfer=true"), "miss"),
     Driver("pgx", GO, ("./pgx",)),
     Driver("pgx exec", GO, ("./pgx", "exec")),
     Driver("pgx simple_protocol", GO, ("./pgx", "simple_protocol")),

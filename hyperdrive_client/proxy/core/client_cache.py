@@ -364,7 +364,7 @@ def _serve_parsed(
     whole = index == 0 and batch.messages == len(messages) and messages[-1][2] == len(buffer)
     if not whole or (batch.parses and batch.name) or hints_of(batch.text):
         return
-    if buffer[0] == m.DESCRIBE:
+    if buffer[0] == m.DESCRIBE or (not batch.parses and _STATEMENT in batch.shape):
         # Which statement is meant does not show in these bytes.
         return
     wording = _bound(client, buffer)[2] if buffer[0] == m.BIND else buffer

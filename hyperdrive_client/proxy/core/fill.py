@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Types of the messages of a whole answer, DataRows left out: without an error, a notice, a changed
 # setting, or anything behind its ReadyForQuery.
-_WHOLE = re.compile(rb"TCZ|1?(?:tT)?2T?CZ")
+_WHOLE = re.compile(rb"TCZ|1?(?:tT)?2(?:t?T)?CZ")
 
 
 class Flight:

@@ -295,6 +295,25 @@ class TestExtended:
         self.fill(world, *lines, answers=answers)
         self.hit(world.client, world, *lines, answers=answers)
 
+    def test_the_statement_described_after_it_is_bound(self, world):
+        # As the query_typed of rust-postgres does.
+        lines = (f"P : {WHERE}", "B <- 7", "D S ", "E ", "S")
+        answers = ("1", "2", "t 23", "T x", "D 1", "C SELECT 1", "Z I")
+        self.fill(world, *lines, answers=answers)
+        self.hit(world.client, world, *lines, answers=answers)
+        self.hit(world.proxy.client(), world, *lines, answers=answers)
+
+    def test_the_unnamed_statement_described_is_not_the_named_one_bound(self, world):
+        lines = ("B <- 7", "D S ", "E ", "S")
+        answers = ("2", "t 23", "T x", "D 1", "C SELECT 1", "Z I")
+        self.fill(world, *extended())
+        self.fill(world, *lines, answers=answers)
+        self.hit(world.client, world, *lines, answers=answers)
+        self.hit(world.client, world, *extended(name="s"))
+        self.fill(world, "P : select 1", "S", answers=("1", "Z I"))
+        world.client.sends("B <-s 7", *lines[1:])
+        assert world.server.hears()
+
     def test_a_named_statement_is_there_afterwards(self, world):
         self.fill(world, *extended(name="s"))
         other = world.proxy.client()
