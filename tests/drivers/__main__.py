@@ -21,7 +21,7 @@ HEADINGS = (
     "passed, cached",
     "has not",
     "origin connections",
-    "second read",
+    "cache, three reads",
 )
 
 
@@ -107,7 +107,7 @@ def _row(result: Result) -> tuple[str, ...]:
         result.passed("cached"),
         ", ".join(result.has_not()) or "-",
         str(result.most_connections),
-        result.second_read,
+        result.reads,
     )
 
 

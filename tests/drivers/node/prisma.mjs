@@ -41,7 +41,7 @@ async function types() {
     }
     const [echoed] = await db.$queryRaw`SELECT ${VALUES.words} AS words,
       ${row.moment}::timestamptz AS moment,
-      ${row.bytes}::bytea AS bytes, ${null}::text AS nothing, ${true} AS truth`;
+      ${row.bytes}::bytea AS bytes, ${null}::text AS nothing, ${true}::boolean AS truth`;
     const { words, moment, bytes, nothing, truth } = row;
     same(plain(echoed), plain({ words, moment, bytes, nothing, truth }));
   });

@@ -155,7 +155,7 @@ async def cache() -> None:
     query = "SELECT id, name FROM driver_cached WHERE id = $1"
     async with opened() as one, opened() as two:
         for connection in (one, one, two):
-            same(tuple(await connection.fetchrow(query, 1)), (1, "one"))
+            same([tuple(row) for row in await connection.fetch(query, 1)], [(1, "one")])
 
 
 if __name__ == "__main__":
