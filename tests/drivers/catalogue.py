@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-# Misses and hits of a driver that sends a read's first run on a connection as two requests, of which
-# none is a whole read: Parse, Describe and Flush, whose answer it waits for, then Bind, Execute and
-# Sync (PostgreSQL documentation, "Extended Query"). Later runs of the prepared statement are whole.
+# Misses and hits of a driver that sends a read's first run on a connection as two requests, of
+# which none is a whole read: Parse, Describe and Flush, whose answer it waits for, then Bind,
+# Execute and Sync (PostgreSQL documentation, "Extended Query"). Later runs are whole.
 FIRST_IN_TWO = (1, 0)
 # Of one that sends every run so, or each step alone.
 NEVER_WHOLE = (0, 0)
