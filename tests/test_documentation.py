@@ -43,6 +43,7 @@ NOT_RUN = {
     ("README.md", "python3 -m venv --without-pip .venv && "): "the network, a clone",
     ("docs/getting-started.md", "pip install '.[binary]'"): "the network; nox installs it so",
     ("docs/conformance.md", "$ nox -s conformance"): "ten minutes; it is a nox session",
+    ("docs/drivers.md", "$ nox -s drivers"): "minutes; it is a nox session",
     ("docs/benchmarks.md", "python benchmarks/"): "minutes; nox -s bench runs one",
     ("docs/wrangler-dev.md", "npm install"): "the network; nox -s wrangler installs them",
     ("docs/wrangler-dev.md", "npx wrangler dev"): "npm's packages; nox -s wrangler does so",

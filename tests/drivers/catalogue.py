@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-# How the cache sees two reads on one connection and one more on another.
-MISS_THEN_HITS = {"miss": 1, "hit": 2}
-# A read's first run on a connection is two requests, of which none is a whole read: Parse, Describe
-# and Flush, whose answer the driver waits for, then Bind, Execute and Sync (PostgreSQL
-# documentation, "Extended Query"). Later runs of the prepared statement are whole.
-FIRST_IN_TWO = {"uncacheable": 2, "miss": 1}
-ALWAYS_IN_TWO = {"uncacheable": 3}
-# Parse, Describe, Bind and Execute each with a Sync or an answer of its own.
-ALWAYS_IN_THREE = {"uncacheable": 9}
+# Misses and hits of a driver that sends a read's first run on a connection as two requests, of
+# which none is a whole read: Parse, Describe and Flush, whose answer it waits for, then Bind,
+# Execute and Sync (PostgreSQL documentation, "Extended Query"). Later runs are whole.
+FIRST_IN_TWO = (1, 0)
+# Of one that sends every run so, or each step alone.
+NEVER_WHOLE = (0, 0)
 
 
 class Language(NamedTuple):
@@ -35,8 +31,9 @@ class Driver(NamedTuple):
     language: Language
     command: tuple[str, ...]
     """Run in the copy, with the case as one more argument."""
-    statuses: Mapping[str, int] = MISS_THEN_HITS
-    """Of the case ``cache``; others are a failure, better ones too."""
+    misses: int = 1
+    hits: int = 2
+    """Of two reads of a row on one connection and one more on another; else ``cache`` fails."""
 
 
 PYTHON = Language("python")
@@ -79,28 +76,21 @@ GO = Language(
 DRIVERS = (
     Driver("node-postgres Client", NODE, ("node", "node_postgres.mjs", "client")),
     Driver("node-postgres Pool", NODE, ("node", "node_postgres.mjs", "pool")),
-    Driver("Postgres.js", NODE, ("node", "postgres_js.mjs", "prepare"), FIRST_IN_TWO),
-    Driver(
-        "Postgres.js unprepared", NODE, ("node", "postgres_js.mjs", "unprepared"), ALWAYS_IN_TWO
-    ),
+    Driver("Postgres.js", NODE, ("node", "postgres_js.mjs", "prepare"), *FIRST_IN_TWO),
+    Driver("Postgres.js unprepared", NODE, ("node", "postgres_js.mjs", "unprepared"), *NEVER_WHOLE),
     Driver("Drizzle over pg", NODE, ("node", "drizzle_pg.mjs")),
-    Driver("Drizzle over Postgres.js", NODE, ("node", "drizzle_postgres_js.mjs"), ALWAYS_IN_TWO),
+    Driver("Drizzle over Postgres.js", NODE, ("node", "drizzle_postgres_js.mjs"), *NEVER_WHOLE),
     Driver("Kysely", NODE, ("node", "kysely.mjs")),
     Driver("Prisma", NODE, ("node", "prisma.mjs")),
     Driver("psycopg", PYTHON, (sys.executable, "run_psycopg.py")),
     Driver("psycopg2", PYTHON, (sys.executable, "run_psycopg2.py")),
-    Driver("asyncpg", PYTHON, (sys.executable, "run_asyncpg.py"), FIRST_IN_TWO),
-    Driver("pg8000", PYTHON, (sys.executable, "run_pg8000.py"), ALWAYS_IN_THREE),
+    Driver("asyncpg", PYTHON, (sys.executable, "run_asyncpg.py"), *FIRST_IN_TWO),
+    Driver("pg8000", PYTHON, (sys.executable, "run_pg8000.py"), *NEVER_WHOLE),
     Driver("rust-postgres", RUST, ("target/debug/driver", "query")),
     Driver("rust-postgres query_typed", RUST, ("target/debug/driver", "query_typed")),
     Driver("pgjdbc", JAVA, PGJDBC),
     # A first answer is in text, which tells it the types to ask for in binary: another answer.
-    Driver(
-        "pgjdbc binary",
-        JAVA,
-        (*PGJDBC, "prepareThreshold=1", "binaryTransfer=true"),
-        {"miss": 2, "hit": 1},
-    ),
+    Driver("pgjdbc binary", JAVA, (*PGJDBC, "prepareThreshold=1", "binaryTransfer=true"), 2, 1),
     Driver("pgx", GO, ("./pgx",)),
     Driver("pgx exec", GO, ("./pgx", "exec")),
     Driver("pgx simple_protocol", GO, ("./pgx", "simple_protocol")),

@@ -67,4 +67,7 @@ def run(cases: Mapping[str, Callable[[], None]]) -> None:
 
 
 def run_async(cases: Mapping[str, Callable[[], Coroutine[Any, Any, None]]]) -> None:
-    run({name: lambda case=case: asyncio.run(case()) for name, case in cases.items()})
+    def awaited(case: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+        return lambda: asyncio.run(case())
+
+    run({name: awaited(case) for name, case in cases.items()})
