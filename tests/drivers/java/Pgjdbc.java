@@ -19,8 +19,10 @@ import java.util.Objects;
 import java.util.Properties;
 import java.util.Set;
 import java.util.TreeSet;
+import java.util.concurrent.CyclicBarrier;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
+import java.util.concurrent.TimeUnit;
 import org.postgresql.PGConnection;
 import org.postgresql.util.PGobject;
 
@@ -245,9 +247,10 @@ public final class Pgjdbc {
     private static void fiftyCase() throws Exception {
         var threads = Executors.newFixedThreadPool(50);
         try {
+            var connected = new CyclicBarrier(50);
             List<Future<Set<Integer>>> tasks = new ArrayList<>();
             for (int task = 0; task < 50; task++) {
-                tasks.add(threads.submit(Pgjdbc::pids));
+                tasks.add(threads.submit(() -> pids(connected)));
             }
             Set<Integer> pids = new TreeSet<>();
             for (var task : tasks) {
@@ -259,9 +262,10 @@ public final class Pgjdbc {
         }
     }
 
-    private static Set<Integer> pids() throws SQLException {
+    private static Set<Integer> pids(CyclicBarrier connected) throws Exception {
         Set<Integer> pids = new TreeSet<>();
         try (var connection = connect(); var statement = connection.createStatement()) {
+            connected.await(30, TimeUnit.SECONDS);
             for (int round = 0; round < 2; round++) {
                 var row = statement.executeQuery("SELECT pg_backend_pid(), pg_sleep(0.05)");
                 expect("rows", row.next(), true);
