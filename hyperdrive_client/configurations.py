@@ -411,8 +411,7 @@ def _try(origin: Origin) -> None:
     from .proxy.trial import try_origin
 
     where = ", ".join(f"{each.host}:{each.port}" for each in origin.addresses)
-    click.echo(f"Testing the connection to {where}", err=True)
-    try_origin(origin)
+    try_origin(origin, lambda: click.echo(f"Testing the connection to {where}", err=True))
 
 
 # Doors and proxies.

@@ -36,6 +36,7 @@ RUNNER = Path(__file__).with_name("run_examples.py")
 NO_CODE = re.compile(r"text|\{.*|")
 FILE_NAME = re.compile(r"(?:#|//) ([\w./-]+\.\w+)\n")
 
+SHOWS_USERS = '$ hyperdrive psql HYPERDRIVE -c "SELECT DISTINCT usename'
 SHOWS_CACHE = '$ hyperdrive psql HYPERDRIVE -c "SHOW hyperdrive.cache"'
 # By page and first line: why an example can't run here. Some other test does, or nothing can.
 NOT_RUN = {
@@ -49,6 +50,7 @@ NOT_RUN = {
     ("docs/wrangler-dev.md", "npx wrangler dev"): "npm's packages; nox -s wrangler does so",
     ("docs/wrangler-dev.md", "$ curl "): "as nox -s wrangler does",
     ("docs/wrangler-dev.md", "$ seq "): "as nox -s wrangler does",
+    ("docs/wrangler-dev.md", SHOWS_USERS): "others' connections; nox -s wrangler asks the same",
     ("docs/wrangler-dev.md", SHOWS_CACHE): "figures of what nox -s wrangler does",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from ..bindings.connection_string import Origin
 from ..errors import HyperdriveError
@@ -24,17 +25,20 @@ class UnusableOriginError(HyperdriveError):
         self.code = code
 
 
-def try_origin(origin: Origin) -> None:
+def try_origin(origin: Origin, announce: Callable[[], None] = lambda: None) -> None:
     """Connect as the proxy would, and send an empty query. ``UnusableOriginError``.
+
+    ``announce`` is called first, when Ctrl-C already ends it in an orderly way.
 
     Codes: 2008 the host is not found, 2010 it can't be reached, 2011 it refuses connections,
     2012 it has no TLS, 2013 user or password are wrong, 2014 there is no such database, 2015
     anything else, 2016 the query has failed. (Hyperdrive, "Troubleshoot and debug".)
     """
-    asyncio.run(_try(origin, min(TIMEOUT, origin.connect_timeout or TIMEOUT)))
+    asyncio.run(_try(origin, min(TIMEOUT, origin.connect_timeout or TIMEOUT), announce))
 
 
-async def _try(origin: Origin, timeout: float) -> None:
+async def _try(origin: Origin, timeout: float, announce: Callable[[], None]) -> None:
+    announce()
     where = " or ".join(f"{each.host}:{each.port}" for each in origin.addresses)
     settings = Settings(origin, user="", password="")
     try:
