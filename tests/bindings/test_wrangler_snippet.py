@@ -157,7 +157,7 @@ def test_what_is_added_is_there_and_all_else_is_as_it_was(
     tmp_path_factory: pytest.TempPathFactory, file: tuple[str, str | None]
 ) -> None:
     text, env = file
-    path = tmp_path_factory.getbasetemp() / "wrangler.jsonc"
+    path = tmp_path_factory.mktemp("snippet") / "wrangler.jsonc"
     path.write_bytes(text.encode())
     before = read_wrangler_file(path, env)
     whole = parse_json_with_comments(text.removeprefix("\ufeff"), "").value

@@ -14,7 +14,7 @@ from hyperdrive_client.protocol import messages as m
 from . import wire
 from .judge import Outcome, Reading, Transaction, Write
 from .registers import TENANTS, ZONES, Change, Place, Question, change, contents, noise, question
-from .wire import Address, Answer, Client, Lost, Unasked
+from .wire import Address, Answer, Client, Column, Lost, Unasked
 
 if TYPE_CHECKING:
     from .run import Run
@@ -80,7 +80,9 @@ class Actor:
             return self._move
         if luck > 0.99999:
             return self._noise
-        return self._read_twice if luck > 0.97 else self._read_once
+        if luck > 0.9:
+            return self._read_twice if luck > 0.97 else self._read_described
+        return self._read_once
 
     async def _start_again(self) -> None:
         self.close()
@@ -88,18 +90,34 @@ class Actor:
         self._run.lost += 1
         await asyncio.sleep(0.05)
 
-    async def _ask(self, data: bytes, count: int = 1) -> list[Answer]:
+    async def _ask(
+        self, data: bytes, count: int = 1, columns: Sequence[Column] = ()
+    ) -> list[Answer]:
         if self._client is None:
             self._client = await Client.connect(
                 self._address, REPORTS if self._proxy is not None else None
             )
-        return await self._client.ask(data, count)
+        return await self._client.ask(data, count, columns)
 
     # Reads.
 
     async def _read_once(self) -> None:
         asked = question(self._random, self._place)
         await self._read([asked], None)
+
+    async def _read_described(self) -> None:
+        """The columns are asked for first, and count for the rows."""
+        asked = question(self._random, self._place)
+        self._names += 1
+        name = self._random.choice(("", f"s{self._names}"))
+        (told,) = await self._ask(wire.described(asked.text, asked.parameters, name))
+        if told.sqlstate:
+            self._run.errors[f"{told.sqlstate} {told.error}"[:80]] += 1
+            return
+        sent = time.monotonic()
+        data = wire.bound(asked.parameters, binary=False, name=name, describe=False)
+        (answer,) = await self._ask(data, 1, told.columns)
+        self._heard(asked, answer, sent, None, self._place)
 
     async def _read_twice(self) -> None:
         """Two questions in one segment."""

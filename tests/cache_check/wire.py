@@ -19,6 +19,8 @@ INT64 = Struct(">q")
 INT8_OID, TEXT_OID = 20, 25
 
 Row = tuple[str | int | None, ...]
+Column = tuple[str, int, int]
+"""Name, type's OID and format."""
 
 
 class Address(NamedTuple):
@@ -57,8 +59,7 @@ class Answer:
     )
 
     def __init__(self) -> None:
-        self.columns: list[tuple[str, int, int]] = []
-        """Names, types' OIDs and formats."""
+        self.columns: list[Column] = []
         self.rows: list[Row] = []
         self.tag = self.sqlstate = self.error = self.cache = self.reason = ""
         self.status = 0
@@ -89,10 +90,13 @@ class Client(asyncio.Protocol):
             raise Lost(repr(error)) from error
         parameters = {"user": address.user, "database": address.database, **(options or {})}
         startup = {name.encode(): value.encode() for name, value in parameters.items()}
-        (answer,) = await client.ask(m.startup_message(startup))
-        if answer.sqlstate:
+        try:
+            (answer,) = await client.ask(m.startup_message(startup))
+            if answer.sqlstate:
+                raise Lost(f"{answer.sqlstate} {answer.error}")
+        except BaseException:
             client.close()
-            raise Lost(f"{answer.sqlstate} {answer.error}")
+            raise
         return client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -103,13 +107,19 @@ class Client(asyncio.Protocol):
         self.is_lost = True
         self._wake()
 
-    async def ask(self, data: bytes, count: int = 1) -> list[Answer]:
-        """Send, and wait for ``count`` ReadyForQuery. Raises :class:`Lost`, :class:`Unasked`."""
+    async def ask(
+        self, data: bytes, count: int = 1, columns: Sequence[Column] = ()
+    ) -> list[Answer]:
+        """Send, and wait for ``count`` ReadyForQuery. Raises :class:`Lost`, :class:`Unasked`.
+
+        ``columns`` are those of the first answer, if it will not say.
+        """
         if self.is_lost or self._transport is None:
             raise Lost("closed")
         if len(self._answers) > self._wanted:
             raise Unasked(f"{len(self._answers)} answers to {self._wanted} questions")
         self._answers, self._wanted = [], count
+        self._answer.columns = list(columns)
         self._waiter = asyncio.get_running_loop().create_future()
         overdue = asyncio.get_running_loop().call_later(HANGS_AFTER, self.close)
         self._transport.write(data)
@@ -174,7 +184,7 @@ class Client(asyncio.Protocol):
             answer.sqlstate, answer.error = fields.get("C", "?"), fields.get("M", "")
 
 
-def _row(body: bytes, columns: Sequence[tuple[str, int, int]]) -> Row:
+def _row(body: bytes, columns: Sequence[Column]) -> Row:
     at = 2
     values: list[str | int | None] = []
     for number in range(m.INT16.unpack_from(body)[0]):
@@ -196,7 +206,7 @@ def _row(body: bytes, columns: Sequence[tuple[str, int, int]]) -> Row:
 _FIELD = Struct(">IHIHIH")
 
 
-def _columns(body: bytes) -> list[tuple[str, int, int]]:
+def _columns(body: bytes) -> list[Column]:
     columns, at = [], 2
     for _ in range(m.INT16.unpack_from(body)[0]):
         end = body.index(0, at)
@@ -216,8 +226,16 @@ def parse(text: str, parameters: Sequence[int], name: str = "") -> bytes:
     return m.parse(name.encode(), text.encode(), types)
 
 
-def bound(parameters: Iterable[int], *, binary: bool, name: str = "") -> bytes:
-    """Bind, Describe, Execute and Sync of a statement that is parsed."""
+def described(text: str, parameters: Sequence[int], name: str = "") -> bytes:
+    """Parse, Describe and Sync."""
+    about = m.message(m.DESCRIBE, b"S" + name.encode() + b"\x00")
+    return parse(text, parameters, name) + about + m.SYNC_MESSAGE
+
+
+def bound(
+    parameters: Iterable[int], *, binary: bool, name: str = "", describe: bool = True
+) -> bytes:
+    """Bind, Describe unless told not to, Execute and Sync of a statement that is parsed."""
     if binary:
         values = [INT64.pack(value) for value in parameters]
         code = b"\x00\x01\x00\x01"
@@ -228,5 +246,5 @@ def bound(parameters: Iterable[int], *, binary: bool, name: str = "") -> bytes:
     for value in values:
         body += (m.INT32.pack(len(value)), value)
     body.append(code)
-    describe = m.message(m.DESCRIBE, b"P\x00")
-    return b"".join((m.message(m.BIND, b"".join(body)), describe, m.execute(), m.SYNC_MESSAGE))
+    about = m.message(m.DESCRIBE, b"P\x00") if describe else b""
+    return b"".join((m.message(m.BIND, b"".join(body)), about, m.execute(), m.SYNC_MESSAGE))

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-# Misses and hits of a driver that sends a read's first run on a connection as two requests, of
-# which none is a whole read: Parse, Describe and Flush, whose answer it waits for, then Bind,
-# Execute and Sync (PostgreSQL documentation, "Extended Query"). Later runs are whole.
-FIRST_IN_TWO = (1, 0)
-# Of one that sends every run so, or each step alone.
+# Misses and hits of a driver that asks for a statement's types before it binds them: Parse, Describe
+# and Flush (PostgreSQL documentation, "Extended Query"). Who is the first goes to the origin for it,
+# and stays there for the rows; all others are told by the proxy.
+TYPES_FIRST = (1, 1)
+# Of one that sends each step of a statement with a Sync of its own.
 NEVER_WHOLE = (0, 0)
 
 
@@ -76,15 +76,15 @@ GO = Language(
 DRIVERS = (
     Driver("node-postgres Client", NODE, ("node", "node_postgres.mjs", "client")),
     Driver("node-postgres Pool", NODE, ("node", "node_postgres.mjs", "pool")),
-    Driver("Postgres.js", NODE, ("node", "postgres_js.mjs", "prepare"), *FIRST_IN_TWO),
-    Driver("Postgres.js unprepared", NODE, ("node", "postgres_js.mjs", "unprepared"), *NEVER_WHOLE),
+    Driver("Postgres.js", NODE, ("node", "postgres_js.mjs", "prepare"), *TYPES_FIRST),
+    Driver("Postgres.js unprepared", NODE, ("node", "postgres_js.mjs", "unprepared"), *TYPES_FIRST),
     Driver("Drizzle over pg", NODE, ("node", "drizzle_pg.mjs")),
-    Driver("Drizzle over Postgres.js", NODE, ("node", "drizzle_postgres_js.mjs"), *NEVER_WHOLE),
+    Driver("Drizzle over Postgres.js", NODE, ("node", "drizzle_postgres_js.mjs"), *TYPES_FIRST),
     Driver("Kysely", NODE, ("node", "kysely.mjs")),
     Driver("Prisma", NODE, ("node", "prisma.mjs")),
     Driver("psycopg", PYTHON, (sys.executable, "run_psycopg.py")),
     Driver("psycopg2", PYTHON, (sys.executable, "run_psycopg2.py")),
-    Driver("asyncpg", PYTHON, (sys.executable, "run_asyncpg.py"), *FIRST_IN_TWO),
+    Driver("asyncpg", PYTHON, (sys.executable, "run_asyncpg.py"), *TYPES_FIRST),
     Driver("pg8000", PYTHON, (sys.executable, "run_pg8000.py"), *NEVER_WHOLE),
     Driver("rust-postgres", RUST, ("target/debug/driver", "query")),
     Driver("rust-postgres query_typed", RUST, ("target/debug/driver", "query_typed")),

@@ -15,9 +15,10 @@ from ...sql.reads import has_clock_word
 from ..cache.cache import EVERYTHING, Cache
 from ..cache.store import Entry, Key
 from . import client_statements, reports
+from .expected import FAKE
 from .fill import Fill, Flight
-from .request_fields import bound_name, parse_fields, text_of
-from .statements import NO_TYPES, Statement
+from .request_fields import bound_name, object_name, parse_fields, text_of
+from .statements import NO_TYPES, Statement, types_of
 
 if TYPE_CHECKING:
     from .client_session import ClientSession
@@ -29,6 +30,8 @@ _BATCH = re.compile(rb"P?D?BD?ES")
 # documentation, "Extended Query"), and sockets without cork send each message by itself.
 _BEGINNING = re.compile(rb"P?D?(?:BD?E?)?")
 _MAX_MESSAGES = 6
+# A statement's columns are asked for before it is bound.
+_DESCRIBES = re.compile(rb"P?D[HS]")
 _EXECUTES_ALL = b"E\x00\x00\x00\x09\x00\x00\x00\x00\x00"
 _DESCRIBES_PORTAL = b"D\x00\x00\x00\x06P\x00"
 # What commands start with that are no reads: most of those that programs send.
@@ -76,7 +79,7 @@ class Miss(NamedTuple):
     generation: int
     """Of the catalogue that says so."""
     statement: Statement | None = None
-    """The named one that it is of."""
+    """The server statement that it is of, whose columns are checked."""
 
 
 def exact(client: ClientSession, data: bytes, now: float) -> bool:
@@ -100,13 +103,14 @@ def exact(client: ClientSession, data: bytes, now: float) -> bool:
         or now - entry.sent >= cache.settings.max_age
         or cache.epochs.vector(entry.slots) != entry.vector
         or (client.status != m.IDLE and not _goes_on(client, cache, entry))
-        or client.described.get(name, entry.description) != entry.description
+        or (statement is not None and client.told(name) not in (None, entry.description))
     ):
         return False
     entry.hits += 1
     assert isinstance(belongings, _Belongings)
     if statement is None:
         client.unnamed = belongings.unnamed
+        client.unnamed_description = None
         client.unnamed_generation = cache.generation
     _serve(client, entry, belongings.prefix, now)
     return True
@@ -161,6 +165,8 @@ def answer(client: ClientSession, chunk: Chunk, index: int, now: float) -> int:
     client.miss = None
     batch = _batch(client, chunk, index)
     if batch is None:
+        if told := _tell(client, cache, chunk, index, now):
+            return told
         if _is_beginning(client, cache, chunk, index):
             client.incomplete = (chunk, index)
             return len(chunk[1]) - index
@@ -186,7 +192,8 @@ def answer(client: ClientSession, chunk: Chunk, index: int, now: float) -> int:
     if hints.off:
         return _not_served(client, "disabled", "by the statement's hint")
     key = Key(client.settings, folded(batch.text), batch.types, batch.bound, batch.shape)
-    statement = batch.statement if batch.name else None
+    is_checked = batch.name or client.unnamed_description is not None
+    statement = batch.statement if is_checked else None
     client.miss = Miss(key, verdict.tables, _request(batch), cache.generation, statement)
     refusal = cache.refusal(now)
     if refusal:
@@ -292,7 +299,7 @@ def _is_as_told(client: ClientSession, batch: Batch, entry: Entry) -> bool:
     """
     if entry.reported is not client.reported:
         return False
-    told = client.described.get(batch.name) if batch.name else None
+    told = None if batch.statement is None else client.told(batch.name)
     return told is None or told == entry.description
 
 
@@ -355,6 +362,7 @@ def _serve_parsed(
             client_statements.name_statement(client, statement, batch.name)
         else:
             client.unnamed = statement
+            client.unnamed_description = None
             client.unnamed_generation = cache.generation
     _serve(client, entry, prefix, now)
     if is_stale:
@@ -501,6 +509,60 @@ def note_text(client: ClientSession, origin: OriginSession, text: bytes, *, whol
 # Requests.
 
 
+def generation_described(client: ClientSession, origin: OriginSession, statement: Statement) -> int:
+    """In which generation of the catalogue others would be told the same of its columns.
+
+    -1 if they might not be, or need not know: only reads are answered here.
+    """
+    cache, expected = client.cache, origin.expected
+    if cache is None or cache.catalogue is None or cache.closed or statement.settings is None:
+        return -1
+    was_parsed_now = expected and expected[-1].kind == m.PARSE and expected[-1].action is not FAKE
+    if not was_parsed_now or client.pinned:
+        return -1
+    if cache.catalogue.verdict(statement.text, statement.settings).status:
+        return -1
+    return cache.generation
+
+
+def _tell(client: ClientSession, cache: Cache, chunk: Chunk, index: int, now: float) -> int:
+    """Answer the Describe of a read, and its Parse, by what another was answered.
+
+    How many messages that is. Some drivers ask for the parameters' types before they bind them.
+    """
+    buffer, messages, _ = chunk
+    kinds = bytes([max(each[0], 0) for each in messages[index : index + 3]])
+    found = _DESCRIBES.match(kinds)
+    if found is None or client.origin is not None or cache.refusal(now):
+        return 0
+    parses, last = kinds[0] == m.PARSE, index + found.end() - 2
+    _, position, stop = messages[last]
+    is_portal, name = object_name(buffer, position, stop)
+    if parses:
+        parsed, text, types = parse_fields(buffer, *messages[index][1:])
+        if parsed != name or name in client.statements:
+            return 0
+        statement = client.pool.registry.get(text, types, client.settings)
+    else:
+        known = client.statements.get(name) if name else _unnamed(client)
+        if known is None:
+            return 0
+        statement = known
+    if is_portal or statement.described_in != cache.generation:
+        return 0
+    columns = types_of(statement.description)
+    if name:
+        if parses:
+            client_statements.name_statement(client, statement, name)
+        client.described[name] = columns
+    else:
+        client.unnamed, client.unnamed_generation = statement, cache.generation
+        client.unnamed_description = columns
+        client.parsed_at[name] = now
+    client.send((m.PARSE_COMPLETE_MESSAGE if parses else b"") + statement.description)
+    return last - index + 1
+
+
 def _is_beginning(client: ClientSession, cache: Cache, chunk: Chunk, index: int) -> bool:
     """Whether what is here is the beginning of a request that may be answered as a whole."""
     buffer, messages, end = chunk
@@ -514,6 +576,10 @@ def _is_beginning(client: ClientSession, cache: Cache, chunk: Chunk, index: int)
     text = text_of(buffer, kind, position, stop, client.statements)
     if kind == m.BIND and not bound_name(buffer, position, stop):
         text = client.unnamed.text if client.unnamed is not None else b""
+    if kind == m.DESCRIBE:
+        _, name = object_name(buffer, position, stop)
+        statement = client.statements.get(name) if name else client.unnamed
+        text = statement.text if statement is not None else b""
     return not cache.catalogue.verdict(text, client.settings).status
 
 

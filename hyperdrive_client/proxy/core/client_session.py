@@ -166,7 +166,9 @@ class ClientSession:
         self.unnamed_generation = -1
         """Of the catalogue, when it prepared that: it may have been told its columns since."""
         self.described: dict[bytes, bytes] = {}
-        """What it was told of its statements' parameters and columns."""
+        """What it was told of its named statements' parameters and columns."""
+        self.unnamed_description: bytes | None = None
+        """The same of the unnamed one, while there is one."""
         self.parsed_at: dict[bytes, float] = {}
         """When it prepared those that were there already."""
         self.may_end_early = False
@@ -770,10 +772,13 @@ class ClientSession:
                             start = position
                         elif kind == m.BIND and not expected:
                             origin.retry = chunk
+                        if kind == m.BIND and self.unnamed_description is not None:
+                            # What is there may have other columns than it was told of.
+                            origin.unnamed = self.pool.registry.own(b"")
                     if kind == m.EXECUTE:
                         expected.append(client_statements.execute(self, origin))
                     elif kind == m.BIND:
-                        if self.described:
+                        if self.described or self.unnamed_description is not None:
                             question = client_statements.unverified(
                                 self, origin, buffer, position, stop
                             )
@@ -1089,6 +1094,10 @@ class ClientSession:
             self.send(m.ready_for_query(self.status))
         else:
             self._failing = True
+
+    def told(self, name: bytes) -> bytes | None:
+        """What it knows of a statement's parameters and columns; ``None``: nothing."""
+        return self.described.get(name) if name else self.unnamed_description
 
     def may_prepare_again(self, chunk: Chunk) -> bool:
         """Whether a batch that starts with Bind can be sent anew without the client's noticing.

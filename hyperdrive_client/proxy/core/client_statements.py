@@ -31,8 +31,8 @@ from .statements import (
     Change,
     Changes,
     ClientClose,
+    ClientDescription,
     ClientParse,
-    Description,
     ForgetAll,
     MayForget,
     Statement,
@@ -118,6 +118,7 @@ def parse(
     if not name:
         origin.expected.append(Expected(m.PARSE, change=Unnamed(client, origin)))
         client.unnamed = origin.unnamed = statement
+        client.unnamed_description = None
         client.unnamed_generation = -1 if client.cache is None else client.cache.generation
         return before + (message or buffer[position:stop]) if before else message
     if name in client.statements:
@@ -198,9 +199,9 @@ def bind(
     name = buffer[portal_end + 1 : name_end]
     before = have(client, origin, name)
     statement = client.statements.get(name) if name else client.unnamed
-    told = client.described.get(name)
-    known = told is None or statement is None or origin.statements[statement].description == told
-    if not known:
+    as_it_is = statement is None or (not name and origin.unnamed is statement)
+    told = None if as_it_is else client.told(name)
+    if told is not None and (statement is None or origin.statements[statement].description != told):
         # PostgreSQL would refuse it, but the old one is not here to be refused.
         origin.expected.append(Expected(m.BIND, data=_OUTDATED))
         return before + m.bind(b"", client.pool.registry.no_name, ())
@@ -216,7 +217,7 @@ def bind(
     if statement is not None and not (statement.facts.plain and statement.facts.reads):
         before += note_bound(client, origin, statement, buffer[position:stop], len(buffer))
     origin.expected.append(e.BIND)
-    if not name or statement is None:
+    if statement is None or as_it_is:
         return before + buffer[position:stop] if before else None
     body_length = stop - position - 1 + len(statement.server_name) - len(name)
     if body_length > LARGEST_MESSAGE:
@@ -237,13 +238,20 @@ def unverified(
 ) -> bytes:
     """What to ask before a statement runs whose columns the client knows from elsewhere."""
     name = bound_name(buffer, position, stop)
-    if name not in client.described or name not in client.statements:
+    statement = client.statements.get(name) if name else client.unnamed
+    told = client.told(name)
+    if told is None or statement is None or (not name and origin.unnamed is statement):
         return b""
     before = have(client, origin, name)
-    statement = client.statements[name]
-    if origin.statements[statement].description is not None:
+    statement = client.statements[name] if name else client.unnamed
+    assert statement is not None
+    prepared = origin.statements[statement]
+    if prepared.description is not None:
         assert not before
-        return b""
+        if prepared.description == told or prepared.at >= client.parsed_at.get(name, 0.0):
+            return b""
+        # The client has prepared it since.
+        before = origin.unprepare(statement) + origin.prepare(statement, None, b"")
     return before + origin.describe(statement)
 
 
@@ -299,15 +307,22 @@ def describe(
         origin.expected.append(e.DESCRIBE)
         return None
     before = have(client, origin, name)
-    statement = client.statements.get(name)
-    if not name or statement is None:
+    statement = client.statements.get(name) if name else client.unnamed
+    as_it_is = statement is None or (not name and origin.unnamed is statement)
+    if statement is None or (as_it_is and client.cache is None):
         origin.expected.append(e.DESCRIBE)
         return before + buffer[position:stop] if before else None
-    if not before and origin.statements[statement].at < client.parsed_at.get(name, 0.0):
-        # What it is told must be what a Parse of its own would have found.
-        before = origin.unprepare(statement) + origin.prepare(statement, None, b"")
-    telling = Description(origin.statements[statement], client, name)
+    prepared = None
+    if not as_it_is:
+        if not before and origin.statements[statement].at < client.parsed_at.get(name, 0.0):
+            # What it is told must be what a Parse of its own would have found.
+            before = origin.unprepare(statement) + origin.prepare(statement, None, b"")
+        prepared = origin.statements[statement]
+    generation = client_cache.generation_described(client, origin, statement)
+    telling = ClientDescription(prepared, client, name, statement, generation)
     origin.expected.append(Expected(m.DESCRIBE, change=telling, rows=telling.rows))
+    if as_it_is:
+        return before + buffer[position:stop] if before else None
     return before + m.message(m.DESCRIBE, b"S" + statement.server_name + b"\x00")
 
 
@@ -317,11 +332,15 @@ def have(client: ClientSession, origin: OriginSession, name: bytes) -> bytes:
     Nothing for a name that the client does not have: no statement of that name is there, so
     the origin raises the error (26000) that is due.
     """
-    if not name:
+    if not name and (
+        client.unnamed is None
+        or origin.unnamed is client.unnamed
+        or client.unnamed_description is None
+    ):
         if origin.unnamed is client.unnamed:
             return b""
         return origin.prepare_unnamed(client.unnamed)
-    statement = client.statements.get(name)
+    statement = client.statements.get(name) if name else client.unnamed
     if statement is None:
         if name not in origin.litter:
             return b""
@@ -330,11 +349,11 @@ def have(client: ClientSession, origin: OriginSession, name: bytes) -> bytes:
     if origin.altered:
         if statement not in origin.statements:
             statement = client.pool.registry.private(statement.text, statement.parameter_types)
-            client.statements[name] = statement
+            _put(client, name, statement)
     elif statement.settings != client.settings and not executed_name(statement.text):
         # It means what it means under the settings in force now.
         statement = statement_for(client, origin, statement.text, statement.parameter_types)
-        client.statements[name] = statement
+        _put(client, name, statement)
     prepared = origin.statements.get(statement)
     if statement.shown and (prepared is None or prepared.at < client.pool.now - MAX_STATEMENT_AGE):
         return have_shown(client, origin, name, statement.shown)
@@ -348,6 +367,13 @@ def have(client: ClientSession, origin: OriginSession, name: bytes) -> bytes:
         return origin.unprepare(statement) + origin.prepare(statement, None, b"")
     origin.statements.move_to_end(statement)
     return b""
+
+
+def _put(client: ClientSession, name: bytes, statement: Statement) -> None:
+    if name:
+        client.statements[name] = statement
+    else:
+        client.unnamed = statement
 
 
 def have_shown(client: ClientSession, origin: OriginSession, name: bytes, shown: bytes) -> bytes:

@@ -208,5 +208,6 @@ def answer_batch(client: ClientSession, buffer: bytes, messages: list[tuple[int,
     if not tag:
         return 0
     client.unnamed = client.pool.registry.get(text, types, client.settings)
+    client.unnamed_description = None
     client.send(b"".join(answers) + m.command_complete(tag) + m.ready_for_query(client.status))
     return len(messages)

@@ -28,12 +28,15 @@ NO_TYPES = b"\x00\x00"
 # A text is kept for as long as somebody may have the same; long ones are rarely anybody's.
 MAX_SHARED_BYTES = 64 * 1024
 MAX_REGISTRY_BYTES = 32 * 1024 * 1024
+MAX_DESCRIPTION_BYTES = 4096
 
 
 class Statement:
     """A text with its parameter types, as they stand in a Parse message."""
 
     __slots__ = (
+        "described_in",
+        "description",
         "facts",
         "is_known",
         "parameter_types",
@@ -59,6 +62,10 @@ class Statement:
         """The client's text, if it is a SHOW of ours, to be answered anew each time."""
         self.is_known = False
         """An origin has parsed it, so a Parse of it needs none."""
+        self.description = b""
+        """What a Describe of it is answered, if an origin was asked."""
+        self.described_in = -1
+        """Generation of the catalogue in which that is so."""
 
 
 class Prepared:
@@ -243,25 +250,55 @@ class Eviction(Change):
 
 
 class Description(Change):
-    """A Describe of a server statement: what a client is told of it, or what we ask."""
+    """A Describe of a server statement that we ask for."""
 
-    __slots__ = ("_client", "_name", "_prepared", "rows")
+    __slots__ = ("_prepared", "rows")
 
-    def __init__(
-        self, prepared: Prepared, client: ClientSession | None = None, name: bytes = b""
-    ) -> None:
+    def __init__(self, prepared: Prepared | None) -> None:
         self._prepared = prepared
-        self._client = client
-        self._name = name
         self.rows = bytearray()
 
     def confirm(self) -> None:
-        self._prepared.description = _types_of(self.rows)
-        if self._client is not None:
-            self._client.described[self._name] = self._prepared.description
+        if self._prepared is not None:
+            self._prepared.description = types_of(self.rows)
 
     def undo(self, origin: OriginSession, *, failed: bool) -> None:
         """Nobody was told."""
+
+
+class ClientDescription(Description):
+    """A client's Describe of a statement of its own.
+
+    ``generation`` is that of the catalogue in which others would be told the same; -1 if they may
+    not be.
+    """
+
+    __slots__ = ("_client", "_generation", "_name", "_statement")
+
+    def __init__(
+        self,
+        prepared: Prepared | None,
+        client: ClientSession,
+        name: bytes,
+        statement: Statement,
+        generation: int,
+    ) -> None:
+        super().__init__(prepared)
+        self._client = client
+        self._name = name
+        self._statement = statement
+        self._generation = generation
+
+    def confirm(self) -> None:
+        super().confirm()
+        client, statement = self._client, self._statement
+        if self._name:
+            client.described[self._name] = types_of(self.rows)
+        elif client.unnamed is statement and self._generation >= 0:
+            client.unnamed_description = types_of(self.rows)
+        if self._generation >= 0 and len(self.rows) <= MAX_DESCRIPTION_BYTES:
+            statement.description = bytes(self.rows)
+            statement.described_in = self._generation
 
 
 class ForgetAll(Change):
@@ -294,7 +331,7 @@ class MayForget(Change):
         """Nothing was noted."""
 
 
-def _types_of(description: bytearray) -> bytes:
+def types_of(description: bytes | bytearray) -> bytes:
     """A description without the tables that its columns come from: their types may not change."""
     parts: list[bytes | bytearray] = []
     position = 0

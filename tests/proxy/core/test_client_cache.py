@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from types import SimpleNamespace
 
@@ -380,8 +381,6 @@ class TestExtended:
                 (f"P : {WHERE}", "B <- 7", "E ", "C P ", "S"),
                 ("1", "2", "D 1", "C SELECT 1", "3", "Z I"),
             ),
-            # Only described.
-            ((f"P : {WHERE}", "D S ", "S"), ("1", "t 23", "T x", "Z I")),
         ],
     )
     def test_what_is_no_whole_answer(self, world, lines, answers):
@@ -471,7 +470,8 @@ class TestExtended:
         server.hears()
         server.sends("C BEGIN", "Z T")
         client.hears()
-        # Filled at another origin connection, where the columns have other names.
+        # Filled at another origin connection, where the columns have other names by now.
+        world.cache.catalogue_loaded(world.catalogue, float("inf"))
         other.sends(f"P t: {WHERE}", "D S t", "S")
         second = world.proxy.servers[1]
         second.starts()
@@ -490,6 +490,277 @@ class TestExtended:
         client.hears()
         client.sends("B <-s 7", "E ", "S")
         assert server.hears() or second.hears()
+
+
+class TestDescribed:
+    """Some drivers ask for the types of a statement's parameters before they bind them."""
+
+    TOLD = ("t 23", "T x")
+    ROWS = ("2", "D 1", "C SELECT 1", "Z I")
+    values = itertools.count()
+
+    @pytest.fixture(params=["", "s"])
+    def name(self, request):
+        return request.param
+
+    @pytest.fixture(params=["H", "S"])
+    def end(self, request):
+        return request.param
+
+    def asks(self, name, end="S", text=WHERE):
+        return (f"P {name}: {text}", f"D S {name}", end)
+
+    def answers(self, end="S"):
+        return ("1", *self.TOLD, *(["Z I"] if end == "S" else []))
+
+    def runs(self, name, value="7"):
+        return (f"B <-{name} {value}", "E ", "S")
+
+    def learns(self, world, name="", text=WHERE):
+        """An origin is asked."""
+        client = world.proxy.client()
+        client.sends(*self.asks(name, text=text))
+        assert [line[0] for line in world.server.hears()] == [*"PDS"]
+        world.server.sends(*self.answers())
+        client.receives(*self.answers())
+        return client
+
+    def is_told(self, world, client, name, end="S"):
+        client.sends(*self.asks(name, end))
+        client.receives(*self.answers(end))
+        world.server.receives()
+
+    def verifies(self, world, columns="T x"):
+        """The origin is asked for the columns before the statement runs there."""
+        lines = world.server.hears()
+        assert [line[0] for line in lines] == [*"PDH"]
+        world.server.sends("1", "t 23", columns)
+        return lines[0].split(":")[0].removeprefix("P ")
+
+    def test_another_is_told_the_same_without_the_origin(self, world, name, end):
+        self.learns(world)
+        self.is_told(world, world.proxy.client(), name, end)
+        self.is_told(world, world.proxy.client(), name, end)
+
+    def test_message_by_message(self, world, name, end):
+        self.learns(world)
+        client = world.proxy.client()
+        for line in self.asks(name, end):
+            client.sends(line)
+        client.receives(*self.answers(end))
+        world.server.receives()
+
+    def test_a_miss_and_then_hits(self, world, name, end):
+        self.learns(world)
+        client = world.proxy.client()
+        self.is_told(world, client, name, end)
+        client.sends(*self.runs(name))
+        own_name = self.verifies(world)
+        world.server.receives(f"B <-{own_name} 7", "E", "S")
+        world.server.sends(*self.ROWS)
+        client.receives(*self.ROWS)
+        for other in (client, world.proxy.client(), world.proxy.client()):
+            if other is not client:
+                self.is_told(world, other, name, end)
+            for _ in range(2):
+                other.sends(*self.runs(name))
+                other.receives(*self.ROWS)
+                world.server.receives()
+        # The columns are known there by now.
+        client.sends(*self.runs(name, "8"))
+        world.server.receives(f"B <-{own_name} 8", "E", "S")
+        world.server.sends(*self.ROWS)
+        world.proxy.later(0.5)
+        last = world.proxy.client()
+        self.is_told(world, last, name, end)
+        last.sends(*self.runs(name, "9"))
+        world.server.receives(f"B <-{own_name} 9", "E", "S")
+        assert world.counts == {"uncacheable": 1, "miss": 3, "hit": 6}
+
+    def test_one_batch_for_both(self, world):
+        """As Postgres.js does: Flush, and Bind when the types are there."""
+        client = world.proxy.client()
+        client.sends(*self.asks("", "H"))
+        world.server.receives(f"P : {WHERE}", "D S", "H")
+        world.server.sends(*self.answers("H"))
+        client.receives(*self.answers("H"))
+        client.sends(*self.runs(""))
+        world.server.receives("B <- 7", "E", "S")
+        world.server.sends(*self.ROWS)
+        client.receives(*self.ROWS)
+        self.is_told(world, client, "", "H")
+
+    def test_other_columns_at_the_origin_are_an_error_and_not_its_rows(self, world, name):
+        self.learns(world)
+        client = world.proxy.client()
+        self.is_told(world, client, name)
+        client.sends(*self.runs(name))
+        self.verifies(world, "T y")
+        refused, *rest = world.server.hears()
+        assert refused[0] == "B"
+        assert not refused.endswith("7")
+        assert rest == ["E", "S"]
+        world.server.sends("E 26000 no such statement", "Z I")
+        error, ready = client.hears()
+        assert "cached plan must not change result type" in error
+        assert ready == "Z I"
+        assert not len(world.cache.store)
+
+    def test_the_unnamed_statement_that_is_there_may_be_anothers_by_now(self, world):
+        self.learns(world).sends(*self.runs(""))
+        self.verifies(world)
+
+    def test_what_runs_only_where_it_was_described_is_not_asked_again(self, cached):
+        world = cached("off")
+        client = world.proxy.client()
+        client.sends(*self.asks(""))
+        world.server.hears()
+        world.server.sends(*self.answers())
+        client.sends(*self.runs(""))
+        assert world.server.hears() == ["B <- 7", "E", "S"]
+
+    def test_a_parse_ends_what_it_was_told_before(self, world):
+        self.learns(world)
+        client = world.proxy.client()
+        self.is_told(world, client, "")
+        client.sends(*extended(value="9"))
+        world.server.receives(*map(str.rstrip, extended(value="9")))
+        world.server.sends("1", "2", "T x", "D 1", "C SELECT 1", "Z I")
+        client.hears()
+        client.sends("B <- 8", "D P ", "E ", "S")
+        world.server.receives("B <- 8", "D P", "E", "S")
+
+    def is_asked(self, world, client, lines):
+        client.sends(*lines)
+        assert [line[0] for line in world.server.hears()][-len(lines) :] == [
+            line[0] for line in lines
+        ]
+
+    def test_under_another_catalogue_the_origin_is_asked(self, world, name):
+        self.learns(world)
+        world.cache.catalogue_loaded(world.catalogue, float("inf"))
+        self.is_asked(world, world.proxy.client(), self.asks(name))
+
+    def test_while_nothing_is_served_the_origin_is_asked(self, world, name):
+        self.learns(world)
+        world.cache.changes_catalogue()
+        self.is_asked(world, world.proxy.client(), self.asks(name))
+
+    def test_with_other_parameter_types_the_origin_is_asked(self, world, name):
+        self.learns(world)
+        lines = (f"P {name}: {WHERE} [20]", f"D S {name}", "S")
+        self.is_asked(world, world.proxy.client(), lines)
+
+    def test_what_is_no_read_is_the_origins(self, world, name):
+        text = "insert into a values ($1) returning y"
+        self.learns(world, text=text)
+        self.is_asked(world, world.proxy.client(), self.asks(name, text=text))
+
+    def test_a_name_that_exists_is_the_origins_error(self, world):
+        self.learns(world)
+        client = world.proxy.client()
+        self.is_told(world, client, "s")
+        client.sends(*self.asks("s"))
+        assert world.server.hears()
+
+    def test_what_a_transaction_sees_after_its_own_ddl_is_told_to_nobody_else(self, world, name):
+        client = world.proxy.client()
+        begins(client)
+        begins_with(client, world.server, "alter table a add z int", "C ALTER TABLE", "Z T")
+        client.sends(*self.asks(""))
+        world.server.hears()
+        world.server.sends(*self.answers()[:-1], "Z T")
+        client.hears()
+        does(client, world.server, "rollback", "ROLLBACK")
+        world.server.is_read_back()
+        self.is_asked(world, world.proxy.client(), self.asks(name))
+
+    def test_what_a_temporary_table_hides_is_told_to_nobody_else(self, world, name):
+        client = world.client
+        client.sends("Q create temp table a (x int)")
+        world.server.hears()
+        world.server.sends("C CREATE TABLE", "Z I")
+        world.server.is_read_back("2")
+        client.hears()
+        world.cache.catalogue_loaded(world.catalogue, float("inf"))
+        client.sends(*self.asks(""))
+        world.server.hears()
+        world.server.sends(*self.answers())
+        client.hears()
+        other = world.proxy.client()
+        other.sends(*self.asks(name))
+        other.receives()
+
+    def test_a_portal_is_the_origins(self, world):
+        self.learns(world)
+        self.is_asked(world, world.proxy.client(), (f"P : {WHERE}", "D P ", "S"))
+
+    def test_another_statement_than_the_one_parsed_is_the_origins(self, world):
+        self.learns(world)
+        client = world.proxy.client()
+        self.is_asked(world, client, (f"P : {WHERE}", "D S unknown", "S"))
+
+    def changes(self, world, name):
+        """DDL, and somebody hears of it."""
+        world.cache.catalogue_loaded(world.catalogue, float("inf"))
+        world.proxy.later(0.5)
+        other = world.proxy.client()
+        other.sends(*self.asks(name))
+        kinds = [line[0] for line in world.server.hears()]
+        assert kinds == ([*"CPDS"] if name else [*"PDS"])
+        world.server.sends(*(["3"] if name else []), "1", "t 23", "T y", "Z I")
+        other.hears()
+
+    def test_what_it_is_told_later_counts(self, world):
+        client = self.learns(world, "s")
+        self.changes(world, "t")
+        client.sends("D S s", "S")
+        client.receives("t 23", "T y", "Z I")
+        client.sends(*self.runs("s"))
+        assert [line[0] for line in world.server.hears()] == [*"BES"]
+
+    def test_an_older_statement_at_the_origin_is_made_anew(self, world, name):
+        self.learns(world, "s")
+        self.changes(world, "")
+        client = world.proxy.client()
+        client.sends(*self.asks(name))
+        client.receives("1", "t 23", "T y", "Z I")
+        client.sends(*self.runs(name))
+        assert [line[0] for line in world.server.hears()] == [*"CPDH"]
+        world.server.sends("3", "1", "t 23", "T y")
+        assert [line[0] for line in world.server.hears()] == [*"BES"]
+
+    def test_what_was_described_is_not_what_was_parsed_behind_it(self, world):
+        client = world.proxy.client()
+        text = f"{WHERE} limit 1"
+        client.sends(f"P : {WHERE}", "D S ", f"P : {text}", "S")
+        world.server.hears()
+        world.server.sends("1", *self.TOLD, "1", "Z I")
+        client.hears()
+        misses(world.proxy.client(), world.server)
+        client.sends("B <- 8", "E ", "S")
+        world.server.receives(f"P : {text}", "B <- 8", "E", "S")
+
+    def test_what_is_parsed_again_is_not_what_it_was_told_of(self, world):
+        """Nor if its answer comes from the cache, be it known by its bytes."""
+        TestExtended().fill(world, *extended())
+        client = self.learns(world)
+        for _ in range(3):
+            self.is_told(world, client, "")
+            TestExtended().hit(client, world, *extended())
+            misses(world.proxy.client(), world.server, f"{A} where y = {next(self.values)}")
+            client.sends("B <- 8", "D P ", "E ", "S")
+            world.server.receives(f"P : {WHERE}", "B <- 8", "D P", "E", "S")
+            world.server.sends("1", "E 22012 division by zero", "Z I")
+            client.hears()
+
+    def test_what_fails_to_parse_tells_nothing(self, world, name):
+        client = world.proxy.client()
+        client.sends(*self.asks(""))
+        world.server.hears()
+        world.server.sends("E 42703 no such column", "Z I")
+        client.hears()
+        self.is_asked(world, world.proxy.client(), self.asks(name))
 
 
 class TestSettings:
