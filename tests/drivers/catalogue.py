@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-# Misses and hits of a driver that asks for a statement's types before it binds them: Parse, Describe
-# and Flush (PostgreSQL documentation, "Extended Query"). Who is the first goes to the origin for it,
-# and stays there for the rows; all others are told by the proxy.
+# Misses and hits of a driver that asks for a statement's types before it binds them: Parse,
+# Describe and Flush (PostgreSQL documentation, "Extended Query"). Who is the first goes to the
+# origin for it, and stays there for the rows; all others are told by the proxy.
 TYPES_FIRST = (1, 1)
 # Of one that sends each step of a statement with a Sync of its own.
 NEVER_WHOLE = (0, 0)
