@@ -772,7 +772,7 @@ class ClientSession:
                             start = position
                         elif kind == m.BIND and not expected:
                             origin.retry = chunk
-                        if kind == m.BIND and self.unnamed_description is not None:
+                        if self.unnamed_description is not None:
                             # What is there may have other columns than it was told of.
                             origin.unnamed = self.pool.registry.own(b"")
                     if kind == m.EXECUTE:

@@ -175,11 +175,12 @@ class Changes(Change):
 class Unnamed(Change):
     """Whatever replaces or ends the unnamed statement."""
 
-    __slots__ = ("_at_client", "_at_origin", "_client")
+    __slots__ = ("_at_client", "_at_origin", "_client", "_told")
 
     def __init__(self, client: ClientSession | None, origin: OriginSession) -> None:
         self._client = client
         self._at_client = client.unnamed if client is not None else None
+        self._told = client.unnamed_description if client is not None else None
         self._at_origin = origin.unnamed
 
     def undo(self, origin: OriginSession, *, failed: bool) -> None:
@@ -187,6 +188,7 @@ class Unnamed(Change):
         origin.unnamed = None if failed else self._at_origin
         if self._client is not None:
             self._client.unnamed = None if failed else self._at_client
+            self._client.unnamed_description = None if failed else self._told
 
 
 class NamedParse(Change):
@@ -294,8 +296,12 @@ class ClientDescription(Description):
         client, statement = self._client, self._statement
         if self._name:
             client.described[self._name] = types_of(self.rows)
-        elif client.unnamed is statement and self._generation >= 0:
+        elif client.unnamed is statement and (
+            self._generation >= 0 or client.unnamed_description is not None
+        ):
             client.unnamed_description = types_of(self.rows)
+            if self._prepared is None:
+                client.parsed_at[b""] = client.pool.now
         if self._generation >= 0 and len(self.rows) <= MAX_DESCRIPTION_BYTES:
             statement.description = bytes(self.rows)
             statement.described_in = self._generation

@@ -762,6 +762,79 @@ class TestDescribed:
         client.hears()
         self.is_asked(world, world.proxy.client(), self.asks(name))
 
+    def test_what_a_transaction_has_not_committed_is_told_to_nobody_else(self, world, name):
+        client = world.proxy.client()
+        begins(client)
+        begins_with(client, world.server, "alter table a add z int", "C ALTER TABLE", "Z T")
+        client.sends(*self.asks(""))
+        world.server.hears()
+        world.server.sends(*self.answers()[:-1], "Z T")
+        client.hears()
+        other = world.proxy.client()
+        other.sends(*self.asks(name))
+        other.receives()
+
+    def changes_beside(self, world):
+        """DDL; another has prepared the same since, as the unnamed statement of the origin."""
+        other = world.proxy.client()
+        other.sends(f"P : {WHERE}", "D S ", "S")
+        world.server.hears()
+        world.server.sends("1", "t 23", "T y", "Z I")
+        other.hears()
+
+    @pytest.mark.parametrize("first", ["C P c", "C S c", "P c: select 1"])
+    def test_nor_is_it_what_was_told_behind_another_message(self, world, first):
+        self.learns(world)
+        client = world.proxy.client()
+        self.is_told(world, client, "")
+        world.cache.catalogue_loaded(world.catalogue, float("inf"))
+        self.changes_beside(world)
+        client.sends(first, *self.runs(""))
+        assert world.server.hears()[-1] == "H"
+
+    def test_what_it_is_told_later_of_its_unnamed_statement_counts(self, world):
+        self.learns(world)
+        client = world.proxy.client()
+        self.is_told(world, client, "")
+        self.changes(world, "")
+        client.sends("D S ", "S")
+        assert [line[0] for line in world.server.hears()] == [*"PDS"]
+        world.server.sends("1", "t 23", "T y", "Z I")
+        client.receives("t 23", "T y", "Z I")
+        client.sends(*self.runs(""))
+        assert [line[0] for line in world.server.hears()] == [*"BES"]
+
+    def test_what_it_was_told_counts_if_what_followed_was_ignored(self, world):
+        self.learns(world)
+        client = world.proxy.client()
+        self.is_told(world, client, "")
+        client.sends("B <-nobody ", f"P : {A}", "S")
+        world.server.hears()
+        world.server.sends("E 26000 no such statement", "Z I")
+        client.hears()
+        client.sends(*self.runs(""))
+        self.verifies(world)
+
+    def test_who_prepared_it_at_the_origin_has_it_anew(self, world):
+        """Where an older one is in its place."""
+        self.learns(world)
+        older = world.proxy.client()
+        self.is_told(world, older, "s")
+        older.sends(*self.runs("s"))
+        self.verifies(world)
+        world.server.hears()
+        world.server.sends(*self.ROWS)
+        older.hears()
+        world.cache.catalogue_loaded(world.catalogue, float("inf"))
+        world.proxy.later(0.5)
+        client = world.proxy.client()
+        client.sends(*self.asks(""))
+        world.server.hears()
+        world.server.sends("1", "t 23", "T y", "Z I")
+        client.hears()
+        client.sends(*self.runs("", "8"))
+        assert [line[0] for line in world.server.hears()] == [*"CPDH"]
+
 
 class TestSettings:
     def test_each_has_answers_of_its_own(self, world):
