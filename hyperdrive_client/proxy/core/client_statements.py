@@ -139,7 +139,7 @@ def parse(
 def name_statement(client: ClientSession, statement: Statement, name: bytes) -> None:
     if len(client.parsed_at) > 2 * len(client.statements) + 64:
         # Of statements that were closed.
-        for old in client.parsed_at.keys() - client.statements.keys():
+        for old in client.parsed_at.keys() - client.statements.keys() - {b""}:
             del client.parsed_at[old]
             client.described.pop(old, None)
     client.statements[name] = statement
@@ -241,6 +241,8 @@ def unverified(
     statement = client.statements.get(name) if name else client.unnamed
     told = client.told(name)
     if told is None or statement is None or (not name and origin.unnamed is statement):
+        return b""
+    if statement.shown:  # its columns never change
         return b""
     before = have(client, origin, name)
     statement = client.statements[name] if name else client.unnamed
@@ -380,7 +382,7 @@ def have_shown(client: ClientSession, origin: OriginSession, name: bytes, shown:
     """A SHOW of ours, with the answer of now."""
     statement = client.pool.registry.private(substitute(shown, client), NO_TYPES)
     statement.shown = shown
-    client.statements[name] = statement
+    _put(client, name, statement)
     return origin.prepare(statement, None, b"")
 
 

@@ -835,6 +835,17 @@ class TestDescribed:
         client.sends(*self.runs("", "8"))
         assert [line[0] for line in world.server.hears()] == [*"CPDH"]
 
+    def test_a_show_of_ours_has_the_columns_it_had(self, world, monkeypatch, name):
+        """Its rows stand in its text, so to the catalogue it is a read like others."""
+        monkeypatch.setattr(world.catalogue, "verdict", lambda *_: Verdict("", "", ()))
+        client = world.proxy.client()
+        client.sends(*self.asks(name, text="show hyperdrive.stats"))
+        world.server.hears()
+        world.server.sends("1", "t", "T x", "Z I")
+        client.hears()
+        client.sends(f"B <-{name} ", "E ", "S")
+        assert [line[0] for line in world.server.hears()][-3:] == [*"BES"]
+
 
 class TestSettings:
     def test_each_has_answers_of_its_own(self, world):
