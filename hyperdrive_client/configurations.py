@@ -334,7 +334,7 @@ def _origin_of(given: dict[str, Any], old: Configuration | None = None) -> tuple
         parts = {name: secret if value == "-" else value for name, value in parts.items()}
     scheme = old.scheme if old else "postgresql"
     if url is not None:
-        origin = parse_connection_string(url)
+        origin = parse_connection_string(url, environ={})
         scheme = url.partition("://")[0].lower().partition("+")[0] if "://" in url else scheme
     else:
         scheme = parts.pop("origin_scheme", scheme)
@@ -343,7 +343,7 @@ def _origin_of(given: dict[str, Any], old: Configuration | None = None) -> tuple
         changed = {_PARTS[option]: str(value) for option, value in parts.items()}
         if "host" in changed and before.get("sslmode") == "prefer":
             del before["sslmode"]  # the default of the old host, which may be wrong for the new
-        origin = origin_from_parameters(before | changed)
+        origin = origin_from_parameters(before | changed, environ={})
     origin = _with_tls(origin, given)
     if not origin.password:
         raise ConfigurationError(
@@ -375,7 +375,9 @@ def _with_tls(origin: Origin, given: dict[str, Any]) -> Origin:
             f"--sslmode {origin.sslmode} needs --ca-certificate-id PATH, or sslrootcert in the "
             "connection string ('system' for the system's authorities)."
         )
-    return origin
+    if origin.sslrootcert == "system" and origin.sslmode != "verify-full":  # as for libpq
+        raise click.UsageError("The system's authorities need --sslmode verify-full.")
+    return origin.with_absolute_paths()
 
 
 def _certificate(option: str, path: str) -> str:

@@ -204,6 +204,22 @@ def test_only_a_change_of_the_origin_connects_to_it(hyperdrive: Run, url: str) -
     assert "Testing" in hyperdrive("update", "app", "--sslmode", "require").stderr
 
 
+def test_what_the_environment_says_of_password_files_is_no_change(
+    hyperdrive: Run, url: str
+) -> None:
+    hyperdrive("create", "app", "--connection-string", url, PGPASSFILE="elsewhere")
+    made = Store().get("app").origin
+    done = hyperdrive("update", "app", "--max-age", 5, PGPASSFILE="elsewhere")
+    assert "Testing" not in done.stderr
+    assert (Store().get("app").origin, made.passfile) == (made, None)
+
+
+def test_a_certificates_path_is_right_in_every_folder(hyperdrive: Run, url: str) -> None:
+    done = hyperdrive("create", "app", "--connection-string", f"{url}&sslrootcert=ca.pem")
+    assert done.returncode == 0, done.stderr
+    assert Store().get("app").origin.sslrootcert == str(Path("ca.pem").absolute())
+
+
 # What cannot be.
 
 ORIGIN = ["--origin-host", "h", "--database", "d", "--origin-user", "u", "--origin-password", "p"]
@@ -226,6 +242,11 @@ ORIGIN = ["--origin-host", "h", "--database", "d", "--origin-user", "u", "--orig
         (ORIGIN[:2] + ORIGIN[4:], "--database is missing"),
         (ORIGIN[:4] + ORIGIN[6:], "--origin-user is missing"),
         ([*ORIGIN, "--sslmode", "verify-full"], "--sslmode verify-full needs --ca-certificate-id"),
+        ([*ORIGIN, "--ca-certificate-id", "system"], "authorities need --sslmode verify-full"),
+        (
+            [*ORIGIN, "--ca-certificate-id", "system", "--sslmode", "verify-ca"],
+            "authorities need --sslmode verify-full",
+        ),
         ([*ORIGIN, "--sslmode", "disable"], "'disable' is not one of 'require'"),
         ([*ORIGIN, "--max-age", "0"], "0 is not in the range 1<=x<=3600"),
         ([*ORIGIN, "--swr", "3601"], "3601 is not in the range 0<=x<=3600"),

@@ -11,9 +11,9 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
-from typing import Literal, NoReturn, TypeVar, get_args
+from typing import Literal, NoReturn, Self, TypeVar, get_args
 from urllib.parse import quote, unquote_to_bytes
 
 from hyperdrive_client.bindings.near_miss import did_you_mean
@@ -154,6 +154,15 @@ class Origin:
         if self.password:
             parameters["password"] = self.password
         return parameters
+
+    def with_absolute_paths(self) -> Self:
+        """Return it for programs that are not all in the same working directory."""
+        paths = {
+            name: os.path.abspath(path)
+            for name in ("sslrootcert", "sslcert", "sslkey", "passfile")
+            if (path := getattr(self, name)) and (name, path) != ("sslrootcert", "system")
+        }
+        return replace(self, **paths)
 
     def _settings(self) -> dict[str, str]:
         # Defaults are left out: an older libpq does not know sslnegotiation.

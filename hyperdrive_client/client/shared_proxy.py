@@ -35,7 +35,7 @@ class SharedProxy:
 
     def __init__(self, origin: Origin, configuration: Configuration | None = None) -> None:
         try:
-            self._origin = _with_absolute_paths(origin)
+            self._origin = origin.with_absolute_paths()
             self._configuration = configuration
             self._place = place_for(origin, configuration)
             self.record = self._place.running() or self._found_or_started()
@@ -108,7 +108,7 @@ class SharedProxy:
 
 def place_for(origin: Origin, configuration: Configuration | None = None) -> Place:
     """Return where the files of an origin's proxy are. ``ProxyStartError`` if they can't be."""
-    return Place(runtime_folder(), _id(_with_absolute_paths(origin), configuration))
+    return Place(runtime_folder(), _id(origin.with_absolute_paths(), configuration))
 
 
 def shared_proxy_at(origin: Origin) -> Record | None:
@@ -220,16 +220,6 @@ def _installation() -> tuple[str, ...]:
     from hyperdrive_client import __file__, __version__
 
     return __version__, os.path.dirname(__file__), sys.prefix, sys.version
-
-
-def _with_absolute_paths(origin: Origin) -> Origin:
-    """The programs that share it are not all in the same working directory."""
-    paths = {
-        name: os.path.abspath(path)
-        for name in ("sslrootcert", "sslcert", "sslkey", "passfile")
-        if (path := getattr(origin, name)) and (name, path) != ("sslrootcert", "system")
-    }
-    return replace(origin, **paths)
 
 
 def shown_origin(origin: Origin) -> str:
