@@ -37,11 +37,11 @@ class Framer:
         "_have",
         "_limit",
         "_limits",
-        "_needed",
         "_parts",
         "_streamed",
         "_unlisted",
         "failure",
+        "needed",
         "remaining",
     )
 
@@ -61,16 +61,12 @@ class Framer:
         self._error = error
         self._parts: list[bytes] = []
         self._have = 0
-        self._needed = 0
+        self.needed = 0
+        """Bytes that must be here before the message that has begun is passed on."""
         self.remaining = 0
         """Bytes of a streamed message that are still to come."""
         self.failure: ProtocolError | None = None
         """What is wrong with the message behind those that :meth:`feed` gave last."""
-
-    @property
-    def is_between(self) -> bool:
-        """Whether the next byte is the first of a message."""
-        return not self.remaining and not self._needed
 
     @property
     def held(self) -> bytes:
@@ -85,14 +81,14 @@ class Framer:
         """
         if self.failure is not None:
             raise self.failure
-        if self._needed:
+        if self.needed:
             self._parts.append(data)
             self._have += len(data)
-            if self._have < self._needed:
+            if self._have < self.needed:
                 return b"", [], 0
             data = b"".join(self._parts)
             self._parts.clear()
-            self._have = self._needed = 0
+            self._have = self.needed = 0
         size = len(data)
         listed: list[tuple[int, int, int]] = []
         position = 0
@@ -118,7 +114,7 @@ class Framer:
                         listed.append((kind, position, stop))
                     position = size
                 else:
-                    self._needed = min(length + 1, self._streamed.get(kind, length + 1))
+                    self.needed = min(length + 1, self._streamed.get(kind, length + 1))
                 break
             if kind not in unlisted:
                 listed.append((kind, position, stop))
@@ -126,7 +122,7 @@ class Framer:
         if position < size:
             self._parts.append(data[position:])
             self._have = size - position
-            self._needed = self._needed or 5
+            self.needed = self.needed or 5
         return data, listed, position
 
     def _allows(self, kind: int, length: int) -> bool:

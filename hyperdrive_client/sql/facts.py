@@ -81,7 +81,8 @@ class Facts:
 
 
 _PLAIN = Facts(plain=True)
-_PLAIN_READ = Facts(plain=True, reads=True)
+PLAIN_READ = Facts(plain=True, reads=True)
+"""Of every text of which nothing is to be said but that it reads."""
 _NO_COMMAND = Facts(commits=True)
 
 _DIGITS = re.compile(rb"[0-9]+")
@@ -257,7 +258,7 @@ def _facts_of_skeleton(skeleton: bytes) -> Facts:
         concerns_us=_CONCERNS_US.search(skeleton) is not None,
     )
     if found == Facts(reads=reads):
-        return _PLAIN_READ if reads else _PLAIN
+        return PLAIN_READ if reads else _PLAIN
     return found
 
 

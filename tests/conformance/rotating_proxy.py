@@ -21,8 +21,9 @@ from hyperdrive_client.proxy.core import core
 from hyperdrive_client.proxy.core.client_session import ClientSession
 from hyperdrive_client.proxy.core.counters import Counters
 from hyperdrive_client.proxy.core.effects import ConnectOrigin, Effect
-from hyperdrive_client.proxy.core.origin_session import OriginSession, OriginState
+from hyperdrive_client.proxy.core.origin_session import OriginSession
 from hyperdrive_client.proxy.core.pool import Pool
+from hyperdrive_client.proxy.core.states import OriginState
 from hyperdrive_client.proxy.settings import Settings
 
 pools: list[RotatingPool] = []

@@ -6,8 +6,7 @@ from collections import Counter
 from enum import Enum
 
 from hyperdrive_client.protocol import messages as m
-from hyperdrive_client.proxy.core.client_session import ClientState
-from hyperdrive_client.proxy.core.origin_session import OriginState
+from hyperdrive_client.proxy.core.states import ClientState, OriginState
 
 from .messages import CLIENT, ORIGIN
 

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from random import Random
 
 from hyperdrive_client.protocol import messages as m
-from hyperdrive_client.proxy.core.client_session import ClientState
-from hyperdrive_client.proxy.core.origin_session import OriginState
 from hyperdrive_client.proxy.core.refresher import Refresher
+from hyperdrive_client.proxy.core.states import ClientState, OriginState
 
 from .messages import CLIENT, ORIGIN, SETTINGS, USER, USUAL, mutated, startup
 from .world import Backend, Broken, Client, Event, World

@@ -14,11 +14,12 @@ from hyperdrive_client.protocol import messages as m
 from hyperdrive_client.protocol.scram import SCRAM_SHA_256, ScramClient, ScramCredentials
 from hyperdrive_client.proxy.admin.console import Console
 from hyperdrive_client.proxy.core import effects as do
-from hyperdrive_client.proxy.core.client_session import ClientSession, ClientState
+from hyperdrive_client.proxy.core.client_session import ClientSession
 from hyperdrive_client.proxy.core.core import Core
-from hyperdrive_client.proxy.core.origin_session import OriginSession, OriginState
+from hyperdrive_client.proxy.core.origin_session import OriginSession
 from hyperdrive_client.proxy.core.origin_startup import ConnectFailure
 from hyperdrive_client.proxy.core.refresher import Refresher
+from hyperdrive_client.proxy.core.states import ClientState, OriginState
 from hyperdrive_client.proxy.settings import Caching, Limits, Settings
 
 from .catalogue import Catalogue

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ClientProtocolError
@@ -24,7 +23,7 @@ from ...sql.facts import (
 from ...version import __version__
 from ..cache.cache import EVERYTHING, Cache
 from ..cache.store import MAX_WORDING_BYTES, Entry
-from . import client_cache, client_statements, client_transactions, reports
+from . import client_cache, client_statements, client_transactions, fast_path, reports
 from . import expected as e
 from .client_startup import CONSOLE, ClientStartup, Refused
 from .effects import CloseClient, PauseClient, ResumeClient, SendToClient, SendToOrigin
@@ -57,6 +56,7 @@ from .statements import (
     Statement,
     Unnamed,
 )
+from .states import ClientState
 
 if TYPE_CHECKING:
     from .core import Conversation, Core
@@ -66,28 +66,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class ClientState(Enum):
-    STARTUP = "startup"
-    """Until authentication is done."""
-    JOINING = "joining"
-    """Waiting for what only an origin connection can tell."""
-    IDLE = "idle"
-    WAITING = "waiting"
-    """Something is to be done, and there is no link yet."""
-    LINKED = "linked"
-    STALLED = "stalled"
-    """Linked; what is to be done depends on answers that are still to come."""
-    CANCELLING = "cancelling"
-    """Here only to cancel what another session does."""
-    CONSOLE = "console"
-    """Here only to see what the proxy does."""
-    CLOSED = "closed"
-
-
 # Looking a member up in its class costs more than all else that is done with it here.
 _IDLE, _WAITING = ClientState.IDLE, ClientState.WAITING
 _LINKED, _STALLED = ClientState.LINKED, ClientState.STALLED
 _HAS_LINK = (_LINKED, _STALLED)
+_OUTSIDE = m.IDLE
 
 # While a client waits it may send this much before it is no longer read from.
 MAX_HELD_BYTES = 64 * 1024
@@ -163,6 +146,8 @@ class ClientSession:
         self.held_back_by = 0
         self.statements: dict[bytes, Statement] = {}
         self.unnamed: Statement | None = None
+        self.unnamed_parse: Expected | None = None
+        """What is expected of each Parse of that on the fast path."""
         self.unnamed_generation = -1
         """Of the catalogue, when it prepared that: it may have been told its columns since."""
         self.described: dict[bytes, bytes] = {}
@@ -201,7 +186,7 @@ class ClientSession:
         """What its transaction was answered last from the cache."""
         self.heard_at = 0.0
         """When what its transaction was answered came from the origin."""
-        self._link_began = self._pinned_since = 0.0
+        self.link_began = self._pinned_since = 0.0
         self._unreadable = False
         self._resets: set[bytes] = set()
         """What the current batch resets."""
@@ -239,17 +224,18 @@ class ClientSession:
     def receive(self, data: bytes, now: float) -> None:
         """Take what the client sent."""
         try:
-            if (
-                self.cache is not None
-                and self.state is _IDLE
-                and len(data) <= MAX_WORDING_BYTES
-                and self.framer.is_between
-                and not self._failing
-                and self._lost_link is None
-                and self.incomplete is None
-                and client_cache.exact(self, data, now)
-            ):
-                return
+            framer = self.framer
+            if self.state is _IDLE and not (framer.remaining or framer.needed or self._failing):
+                if self.cache is None:
+                    if self.status == _OUTSIDE and fast_path.request(self, data, now):
+                        return
+                elif (
+                    len(data) <= MAX_WORDING_BYTES
+                    and self._lost_link is None
+                    and self.incomplete is None
+                    and client_cache.exact(self, data, now)
+                ):
+                    return
             if self.state is _LINKED or self.state is _IDLE:
                 chunk = self.framer.feed(data)
                 if chunk[1]:
@@ -415,7 +401,7 @@ class ClientSession:
             return
         waited = self.state is _WAITING
         self.state = _LINKED
-        self._link_began = now
+        self.link_began = now
         if waited:
             reports.has_waited(self, now)
         if origin.reported is not self.reported:
@@ -427,7 +413,7 @@ class ClientSession:
         if had_link:
             counters = self.pool.counters
             counters.links += 1
-            counters.link_seconds += now - self._link_began
+            counters.link_seconds += now - self.link_began
             if self.pinned:
                 counters.pinned_seconds += now - self._pinned_since
         self.origin = None
@@ -683,7 +669,8 @@ class ClientSession:
         origin = self.origin
         assert origin is not None
         expected = origin.expected
-        origin.retry = None
+        origin.plain_answer = None
+        origin.retry = b""
         pieces: list[bytes] = []
         # buffer[start:position] goes to the origin as it is.
         start = position = messages[first][1]
@@ -770,8 +757,8 @@ class ClientSession:
                                 expected.append(e.SKIPPED_CLOSE)
                                 pieces.append(m.close_portal(b""))
                             start = position
-                        elif kind == m.BIND and not expected:
-                            origin.retry = chunk
+                        elif kind == m.BIND and not index and not expected:
+                            origin.retry = buffer
                         if self.unnamed_description is not None:
                             # What is there may have other columns than it was told of.
                             origin.unnamed = self.pool.registry.own(b"")

@@ -15,15 +15,16 @@ from ..cache.cache import EVERYTHING, Cache
 from ..cache.store import Entry
 from ..settings import Settings
 from . import client_cache, reports
-from .client_session import SHUTTING_DOWN, ClientSession, ClientState
+from .client_session import SHUTTING_DOWN, ClientSession
 from .client_startup import ClientTls, Doorkeeper
 from .counters import Counters
 from .effects import AbortOrigin, CloseClient, Effect
-from .origin_session import OriginSession, OriginState
+from .origin_session import OriginSession
 from .origin_startup import ConnectFailure
 from .overdue import overdue_links, overdue_sessions
 from .pool import Pool
 from .refresher import Refresher
+from .states import ClientState, OriginState
 
 # Process ids that we give out lie above every operating system's, so none names a real backend.
 FIRST_PROCESS_ID = (1 << 22) + 1

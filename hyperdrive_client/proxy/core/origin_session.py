@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections import OrderedDict, deque
 from collections.abc import Mapping
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from ...bindings.connection_string import Address
 from ...errors import OriginProtocolError
 from ...protocol import messages as m
-from ...protocol.framing import CONTINUATION, Chunk, origin_framer
+from ...protocol.framing import CONTINUATION, client_framer, origin_framer
 from ...sql.facts import ANYTHING, SETTINGS, UNSEEN
 from ..cache.cache import EVERYTHING
-from . import client_cache, read_back, reports
+from . import client_cache, fast_path, read_back, reports
 from . import expected as e
 from .effects import AbortOrigin, CancelOrigin, CloseOrigin, SendToClient, SendToOrigin
 from .expected import FAKE, FORWARD, SKIP, Expected
@@ -32,31 +31,11 @@ from .statements import (
     Statement,
     Unnamed,
 )
+from .states import OriginState
 
 if TYPE_CHECKING:
     from .client_session import ClientSession
     from .pool import Pool
-
-
-class OriginState(Enum):
-    CONNECTING = "connecting"
-    """The network layer opens the connection."""
-    STARTING = "starting"
-    """Start-up and authentication."""
-    IDLE = "idle"
-    """Clean, waiting for a client."""
-    REPLAYING = "replaying"
-    """Linked; the client's settings are being put in force."""
-    LINKED = "linked"
-    ENDING = "ending"
-    """The client was told that its transaction has ended; the real end is under way."""
-    DRAINING = "draining"
-    """The client is gone; its answers are still coming."""
-    CLEANING = "cleaning"
-    """ROLLBACK and DISCARD ALL under way."""
-    CLOSING = "closing"
-    """Terminate is said; counts until the origin has closed, since it counts there as well."""
-    CLOSED = "closed"
 
 
 # Looking a member up in its class costs more than all else that is done with it here.
@@ -153,8 +132,10 @@ class OriginSession:
         """What the origin ignored after the last error."""
         self.begin_failed = False
         """The BEGIN that the client believes done was refused."""
-        self.retry: Chunk | None = None
+        self.retry = b""
         """A batch that can be sent again if its first statement is out of date."""
+        self.plain_answer: fast_path.PlainAnswer | None = None
+        """To what :func:`.fast_path.request` sent, while nothing else has happened since."""
         self.dirty = False
         """What is in the session is not known."""
         self.spent = False
@@ -327,6 +308,7 @@ class OriginSession:
         """Something is about to be sent that may write to these tables (OIDs)."""
         cache = self.pool.cache
         self.rolls_back = False
+        self.plain_answer = None
         if self.written is None:
             self.written, self.writes_since = tables, now
             self._generation = 0 if cache is None else cache.generation
@@ -535,6 +517,10 @@ class OriginSession:
 
     def receive(self, data: bytes, now: float) -> None:
         """Take what the origin sent. ``OriginProtocolError`` if that can't be."""
+        if self.plain_answer is not None:
+            plain, self.plain_answer = self.plain_answer, None
+            if fast_path.answer(self, data, plain, now):
+                return
         if self.startup is not None:
             self._start(data, now)
             return
@@ -793,7 +779,7 @@ class OriginSession:
         So nothing of it has happened, and nobody has heard of it.
         """
         return (
-            self.retry is not None
+            bool(self.retry)
             and self.status == m.IDLE
             and head is e.BIND
             and all(entry.change is None for entry in dropped)
@@ -801,8 +787,11 @@ class OriginSession:
         )
 
     def _retry(self, now: float) -> bool:
-        client, chunk = self.client, self.retry
-        if client is None or chunk is None or not client.may_prepare_again(chunk):
+        client = self.client
+        if client is None:
+            return False
+        chunk = client_framer().feed(self.retry)
+        if not client.may_prepare_again(chunk):
             return False
         self.counters.round_trips += 1
         self.expected[0] = e.SKIPPED_SYNC

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 
 from ...protocol import messages as m
 from ..settings import Limits
-from .client_session import ClientSession, ClientState
-from .origin_session import OriginSession, OriginState
+from .client_session import ClientSession
+from .origin_session import OriginSession
+from .states import ClientState, OriginState
 
 
 def _fatal(sqlstate: str, what: str) -> bytes:

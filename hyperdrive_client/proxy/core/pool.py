@@ -16,11 +16,12 @@ from . import reports
 from .counters import Counters
 from .effects import AbortOrigin, ConnectOrigin, Effect
 from .fill import Flight
-from .origin_session import OriginSession, OriginState
+from .origin_session import OriginSession
 from .origin_startup import ConnectFailure, Credentials, refused_by_origin
 from .session_variables import Profile, effective
 from .session_variables import Settings as SessionSettings
 from .statements import StatementRegistry
+from .states import ClientState, OriginState
 
 if TYPE_CHECKING:
     from .client_session import ClientSession
@@ -49,12 +50,13 @@ DROP_TIMEOUT = 5.0
 
 # Looking a member up in its class costs more than all else that is done with it here.
 _IDLE, _LINKED, _CLOSED = OriginState.IDLE, OriginState.LINKED, OriginState.CLOSED
+_CLIENT_IDLE, _CLIENT_LINKED = ClientState.IDLE, ClientState.LINKED
 
 
 class Pool:
     """Who has which origin connection, and who is next.
 
-    A session changes its state in :meth:`move` alone, so ``idle`` and the states cannot disagree.
+    A session changes its state here alone, so ``idle`` and the states cannot disagree.
     """
 
     def __init__(self, settings: Settings, effects: list[Effect], counters: Counters) -> None:
@@ -106,7 +108,8 @@ class Pool:
     # Origin sessions.
 
     def move(self, origin: OriginSession, state: OriginState) -> None:
-        """The one place in which an origin session changes its state."""
+        """See an origin session into another state."""
+        origin.plain_answer = None
         if origin.state is _IDLE:
             if self.idle[-1] is origin:
                 self.idle.pop()
@@ -215,6 +218,7 @@ class Pool:
         if now < self._left_until:
             origin.close(now)
             return
+        origin.begin_link()
         origin.since = now
         self.move(origin, _IDLE)
 
@@ -281,6 +285,31 @@ class Pool:
             return False
         self.move(origin, _LINKED)
         client.link(origin, now, ready=True)
+        return True
+
+    def lend(self, origin: OriginSession, client: ClientSession, now: float) -> None:
+        """Link a client at once to the last of ``idle``, where its settings are in force."""
+        self.idle.pop()
+        self.now = now
+        origin.state = _LINKED
+        origin.client = client
+        origin.served = client.process_id
+        origin.since = client.link_began = now
+        client.state = _CLIENT_LINKED
+        client.origin = origin
+
+    def take_back(self, origin: OriginSession, client: ClientSession, now: float) -> bool:
+        """End a link made by :meth:`lend`, unless there is more to its end than that."""
+        if self.waiting or self.closing or now >= origin.retires_at or now < self._left_until:
+            return False
+        counters = self.counters
+        counters.links += 1
+        counters.link_seconds += now - client.link_began
+        client.origin = origin.client = None
+        client.state = _CLIENT_IDLE
+        origin.state = _IDLE
+        origin.since = now
+        self.idle.append(origin)
         return True
 
     def replayed(self, origin: OriginSession, now: float) -> None:

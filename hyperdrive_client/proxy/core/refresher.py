@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from ..cache.store import Entry
 from .client_cache import Miss
-from .client_session import ClientSession, ClientState
+from .client_session import ClientSession
 from .fill import Flight
 from .origin_startup import ConnectFailure
+from .states import ClientState
 
 if TYPE_CHECKING:
     from .core import Core

@@ -29,6 +29,7 @@ NO_TYPES = b"\x00\x00"
 MAX_SHARED_BYTES = 64 * 1024
 MAX_REGISTRY_BYTES = 32 * 1024 * 1024
 MAX_DESCRIPTION_BYTES = 4096
+MAX_PLAIN = 1000
 
 
 class Statement:
@@ -92,6 +93,8 @@ class StatementRegistry:
         self._size = size
         self._statements: OrderedDict[tuple[bytes, bytes, Settings], Statement] = OrderedDict()
         self._bytes = 0
+        self.plain: dict[bytes, Statement] = {}
+        """Those that are plain reads and were parsed without a name, by the whole Parse message."""
         self._own: dict[bytes, Statement] = {}
         self._count = 0
         # Not to be guessed: a name that a client does not have is passed on as it is.
@@ -114,6 +117,15 @@ class StatementRegistry:
             self._bytes -= len(forgotten)
         return statement
 
+    def remember(
+        self, message: bytes, text: bytes, parameter_types: bytes, settings: Settings
+    ) -> Statement:
+        """What :meth:`get` gives, to be found by the message as well."""
+        if len(self.plain) >= MAX_PLAIN:
+            self.plain.clear()
+        statement = self.plain[message] = self.get(text, parameter_types, settings)
+        return statement
+
     def own(self, text: bytes) -> Statement:
         """One of ours, which means the same whatever changes."""
         statement = self._own.get(text)
@@ -129,6 +141,7 @@ class StatementRegistry:
         """The catalogue has changed: who prepares from now on gets statements of its state."""
         self._statements.clear()
         self._bytes = 0
+        self.plain.clear()
 
     def _make(self, text: bytes, parameter_types: bytes, settings: Settings | None) -> Statement:
         self._count += 1
@@ -189,6 +202,18 @@ class Unnamed(Change):
         if self._client is not None:
             self._client.unnamed = None if failed else self._at_client
             self._client.unnamed_description = None if failed else self._told
+
+
+class UnnamedParse(Change):
+    """A Parse that is first in its batch: if it fails, or is never run, there is no statement."""
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: ClientSession) -> None:
+        self._client = client
+
+    def undo(self, origin: OriginSession, *, failed: bool) -> None:
+        self._client.unnamed = origin.unnamed = None
 
 
 class NamedParse(Change):

@@ -17,6 +17,7 @@ from ..core.effects import (
     CloseClient,
     CloseOrigin,
     ConnectOrigin,
+    Effect,
     PauseClient,
     ResumeClient,
     SendToClient,
@@ -79,37 +80,42 @@ class Network:
         self._performing = True
         effects = self.core.effects
         try:
-            while effects:
-                batch = effects[:]
-                effects.clear()
-                for effect in batch:
-                    match effect:
-                        case SendToOrigin():
-                            handle = effect.origin.handle
-                            handle.transport.write(effect.data)
-                            if handle.is_held and not _client_is_blocked(effect.origin):
-                                handle.let_go(PEER_IS_BLOCKED)
-                            if handle.blocked:
-                                handle.stop_client()
-                        case SendToClient():
-                            effect.client.handle.transport.write(effect.data)
-                        case CloseClient(client):
-                            self._close(client.handle)
-                        case PauseClient(client):
-                            client.handle.hold(CORE_HAS_ENOUGH)
-                        case ResumeClient(client):
-                            client.handle.let_go(CORE_HAS_ENOUGH)
-                        case ConnectOrigin(origin):
-                            self._start(self._connect(origin), self._tasks)
-                        case CloseOrigin(origin):
-                            origin.handle.let_go(PEER_IS_BLOCKED)
-                        case AbortOrigin(origin):
-                            if origin.handle is not None:
-                                origin.handle.transport.abort()
-                        case CancelOrigin(origin, requester):
-                            self._start(self._cancel(origin, requester), self._cancels)
+            for effect in effects:
+                # The two that nearly all are, without the work of a match.
+                if effect.__class__ is SendToOrigin:
+                    origin, data = effect
+                    handle = origin.handle
+                    handle.transport.write(data)
+                    if handle.holds and not _client_is_blocked(origin):
+                        handle.let_go(PEER_IS_BLOCKED)
+                    if handle.blocked:
+                        handle.stop_client()
+                elif effect.__class__ is SendToClient:
+                    client, data = effect
+                    client.handle.transport.write(data)
+                else:
+                    self._perform_rarely(effect)
         finally:
+            effects.clear()
             self._performing = False
+
+    def _perform_rarely(self, effect: Effect) -> None:
+        match effect:
+            case CloseClient(client):
+                self._close(client.handle)
+            case PauseClient(client):
+                client.handle.hold(CORE_HAS_ENOUGH)
+            case ResumeClient(client):
+                client.handle.let_go(CORE_HAS_ENOUGH)
+            case ConnectOrigin(origin):
+                self._start(self._connect(origin), self._tasks)
+            case CloseOrigin(origin):
+                origin.handle.let_go(PEER_IS_BLOCKED)
+            case AbortOrigin(origin):
+                if origin.handle is not None:
+                    origin.handle.transport.abort()
+            case CancelOrigin(origin, requester):
+                self._start(self._cancel(origin, requester), self._cancels)
 
     async def close(self) -> None:
         """Close what is open, last words first, and wait until it is."""

@@ -38,7 +38,8 @@ class Connection(asyncio.Protocol):
         self.network = network
         self.blocked = False
         """What was written is not being read."""
-        self._holds = 0
+        self.holds = 0
+        """Reasons not to read."""
         self._silence: Silence | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -63,21 +64,17 @@ class Connection(asyncio.Protocol):
 
     def hold(self, reason: int) -> None:
         """Stop reading, for one more reason."""
-        if not self._holds and not self.transport.is_closing():
+        if not self.holds and not self.transport.is_closing():
             self.transport.pause_reading()
-        self._holds |= reason
+        self.holds |= reason
 
     def let_go(self, reason: int) -> None:
         """Read again if no other reason is left."""
-        if not self._holds & reason:
+        if not self.holds & reason:
             return
-        self._holds &= ~reason
-        if not self._holds and not self.transport.is_closing():
+        self.holds &= ~reason
+        if not self.holds and not self.transport.is_closing():
             self.transport.resume_reading()
-
-    @property
-    def is_held(self) -> bool:
-        return bool(self._holds)
 
 
 # Reasons not to read.

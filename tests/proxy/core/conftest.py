@@ -29,15 +29,16 @@ from hyperdrive_client.protocol.scram import ScramClient, ScramCredentials
 from hyperdrive_client.proxy.admin.console import Console
 from hyperdrive_client.proxy.core import effects as do
 from hyperdrive_client.proxy.core import inspection
-from hyperdrive_client.proxy.core.client_session import ClientSession, ClientState
+from hyperdrive_client.proxy.core.client_session import ClientSession
 from hyperdrive_client.proxy.core.client_startup import ClientTls
 from hyperdrive_client.proxy.core.core import Core
 from hyperdrive_client.proxy.core.expected import Action
-from hyperdrive_client.proxy.core.origin_session import OriginSession, OriginState
+from hyperdrive_client.proxy.core.origin_session import OriginSession
 from hyperdrive_client.proxy.core.origin_startup import ConnectFailure
 from hyperdrive_client.proxy.core.read_back import PATIENCE, query
 from hyperdrive_client.proxy.core.refresher import Refresher
 from hyperdrive_client.proxy.core.session_variables import replay
+from hyperdrive_client.proxy.core.states import ClientState, OriginState
 from hyperdrive_client.proxy.settings import Caching, Limits, Settings
 from hyperdrive_client.sql.facts import ANYTHING
 

@@ -608,7 +608,8 @@ class World:
     def perform(self, what: str, whom: Any) -> None:
         match what:
             case "send":
-                piece, self.unsent[whom] = self.piece(self.unsent[whom])
+                unsent = self.unsent[whom]
+                piece, self.unsent[whom] = self.piece(unsent, first_request(unsent))
                 self.clients[whom].sends_bytes(piece)
             case "end":
                 self.compare_statements(whom)
@@ -644,8 +645,9 @@ class World:
                     self.postgres[whom].cancelled = False
                 whom.cancel_is_done()
 
-    def piece(self, data: bytes) -> tuple[bytes, bytes]:
-        size = self.random.choice((len(data), len(data), self.random.randint(1, len(data))))
+    def piece(self, data: bytes, likely: int = 0) -> tuple[bytes, bytes]:
+        likely = likely or len(data)
+        size = self.random.choice((len(data), likely, likely, self.random.randint(1, len(data))))
         return data[:size], data[size:]
 
     def play(self) -> None:
@@ -715,6 +717,18 @@ class World:
         left = (postgres.session.temporary, postgres.locks, postgres.from_sql)
         assert left == (set(), 0, {}), "something is left for the next client"
         assert (postgres.status, postgres.ignoring) == ("I", False)
+
+
+def first_request(data: bytes) -> int:
+    """How long what is up to the first Sync or Query is; 0 if the rest of a message is first."""
+    stop = 0
+    while data[stop : stop + 1] and data[stop] in b"PBDECHS":
+        stop += 1 + int.from_bytes(data[stop + 1 : stop + 5])
+        if data[stop - 5 : stop] == b"S\x00\x00\x00\x04":
+            return min(stop, len(data))
+    if data[stop : stop + 1] == b"Q":
+        return min(stop + 1 + int.from_bytes(data[stop + 1 : stop + 5]), len(data))
+    return 0
 
 
 def without_reports(lines: list[str], zone: str) -> list[str]:

@@ -241,6 +241,7 @@ class TestDrain:
         client, _ = proxy.pair()
         # As if the query had been on its way already.
         proxy.core.draining = True
+        proxy.core.pool.close(proxy.now)
         client.sends("Q select 1")
         client.receives("E FATAL 57P01")
         assert client.closed
