@@ -196,12 +196,29 @@ def _show_tables(console: Console) -> None:
 # Many clients.
 
 
+@contextmanager
+def event_loop() -> Iterator[asyncio.Runner]:
+    """An event loop, whole: one that Ctrl-C leaves half made complains when it is given up."""
+    told: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: told.append(number))
+    try:
+        runner = asyncio.Runner()
+        runner.get_loop()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with runner:
+        if told:
+            raise KeyboardInterrupt
+        yield runner
+
+
 def _show_load(console: Console, origin: str, url: str, load: Load, limit: int) -> None:
     columns = (TextColumn("{task.description}"), BarColumn())
     hidden = not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
         try:
-            asyncio.run(_run(origin, url, load, bar))
+            with event_loop() as runner:
+                runner.run(_run(origin, url, load, bar))
         except* (psycopg.Error, OSError) as failures:
             raise HyperdriveError(f"the demo has failed: {failures.exceptions[0]}") from failures
     with psycopg.connect(origin) as connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -13,6 +14,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+
+from hyperdrive_client.demo import event_loop
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
 
@@ -85,6 +88,22 @@ def test_the_demo_shows_many_clients_over_few_connections(demo: Demo) -> None:
     assert re.search(r"through the proxy +.( +\d+\.\d\d +.){2}", demo.output)
     assert not demo.folder.exists()
     assert demo.processes() == []
+
+
+def test_ctrl_c_while_the_event_loop_is_made_leaves_none_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = []
+
+    def interrupted() -> asyncio.AbstractEventLoop:
+        signal.raise_signal(signal.SIGINT)
+        made.append(asyncio.SelectorEventLoop())
+        return made[0]
+
+    monkeypatch.setattr("asyncio.events.new_event_loop", interrupted)
+    with pytest.raises(KeyboardInterrupt), event_loop():
+        pytest.fail("it went on")
+    assert [loop.is_closed() for loop in made] == [True]
 
 
 @pytest.mark.parametrize("demo", [("--clients=40", "--seconds=600")], indirect=True)
