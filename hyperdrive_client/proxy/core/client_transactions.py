@@ -24,6 +24,8 @@ _CONTROL_PREFIXES = frozenset((b"be", b"st", b"co", b"en", b"ro", b"ab", b"de"))
 _WEAK_PREFIXES = frozenset((b"se", b"in", b"up", b"wi", b"va", b"be", b"co", b"ro"))
 # Of the unnamed statement, without formats and parameters.
 _NO_VALUES = b"\x00" * 5
+# Of what names the unnamed portal or statement.
+_SIZES = {m.DESCRIBE: 7, m.EXECUTE: 10}
 _BIND_COMPLETE = m.message(m.BIND_COMPLETE, b"")
 _NO_DATA = m.message(m.NO_DATA, b"")
 _NO_PARAMETERS = m.message(m.PARAMETER_DESCRIPTION, b"\x00\x00")
@@ -171,7 +173,7 @@ def answers_alone(client: ClientSession, chunk: Chunk, index: int) -> int:
         client.unnamed = None
         client.send(m.command_complete(tag) + m.ready_for_query(client.status))
         return 1
-    if kind != m.PARSE or buffer[position + 5] or stop > position + 200:
+    if kind != m.PARSE or stop > position + 200 or buffer[position + 5 : stop][:1] != b"\x00":
         return 0
     if buffer[position + 6 : position + 8].lower() not in _CONTROL_PREFIXES:
         return 0
@@ -192,7 +194,9 @@ def answer_batch(client: ClientSession, buffer: bytes, messages: list[tuple[int,
     _, position, stop = messages[0]
     _, text, types = parse_fields(buffer, position, stop)
     answers = [m.PARSE_COMPLETE_MESSAGE, _BIND_COMPLETE]
-    for kind, at, _ in messages[1:-1]:
+    for kind, at, end in messages[1:-1]:
+        if end != at + _SIZES.get(kind, end - at):
+            return 0
         if kind != m.DESCRIBE and buffer[at + 5]:
             return 0
         if kind == m.BIND and buffer[at + 6 : at + 11] != _NO_VALUES:

@@ -125,6 +125,25 @@ class TestBegin:
         server.receives("Q commit")
         client.receives()
 
+    @pytest.mark.parametrize("kind", ["P", "D"])
+    def test_a_message_without_a_body_is_the_clients_fault(self, proxy, wire, kind):
+        client, _ = proxy.pair()
+        lines = ["P : begin", "B <-", "D P", "E", "S"]
+        empty = kind.encode() + b"\x00\x00\x00\x04"
+        messages = [empty if line[0] == kind else wire.encode(line) for line in lines]
+        client.sends_bytes(b"".join(messages))
+        assert client.hears()[-1].startswith("E FATAL 08P01")
+        assert client.closed
+
+    @pytest.mark.parametrize("feeding", ["whole"])
+    def test_an_execute_without_a_body_is_the_origins(self, proxy, wire):
+        client, server = proxy.pair()
+        batch = b"".join(map(wire.encode, ["P : begin", "B <-"]))
+        batch += b"E\x00\x00\x00\x04" + wire.encode("S")
+        client.sends_bytes(batch)
+        client.receives()
+        assert server.hears_bytes() == batch
+
     def test_a_malformed_bind_behind_it_is_the_clients_fault(self, proxy):
         client, _ = proxy.pair()
         begins(client)
