@@ -17,13 +17,20 @@ psycopg's errors handles ours (PEP 249, "Exceptions").
 
 from __future__ import annotations
 
-try:
-    from psycopg import InterfaceError, OperationalError
-except ImportError as error:  # psycopg is there, but no libpq for it
-    raise ImportError(
-        f"hyperdrive_client needs psycopg with a libpq: {error}. "
-        "Install it with: pip install 'hyperdrive-client[binary]'"
-    ) from error
+from typing import TYPE_CHECKING
+
+from hyperdrive_client import alone
+
+if TYPE_CHECKING or not alone.IS_ALONE:
+    try:
+        from psycopg import InterfaceError, OperationalError
+    except ImportError as error:  # psycopg is there, but no libpq for it
+        raise ImportError(
+            f"hyperdrive_client needs psycopg with a libpq: {error}. "
+            "Install it with: pip install 'hyperdrive-client[binary]'"
+        ) from error
+else:
+    InterfaceError = OperationalError = Exception
 
 __all__ = [
     "BindingError",

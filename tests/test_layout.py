@@ -21,7 +21,8 @@ PACKAGE = Path(hyperdrive_client.__file__).parent
 # names that a module's name begins with; "" is the package's __init__.py.
 MAY_IMPORT = {
     "": {"bindings", "client"},
-    "errors": set[str](),
+    "alone": set[str](),
+    "errors": {"alone"},
     "registry": {"bindings"},
     "version": set[str](),
     "bindings": set[str](),

@@ -35,6 +35,7 @@ _CHILD = (
     "import json, os, sys\n"
     "if os.fork(): os._exit(0)\n"
     "sys.path[:] = json.loads(sys.stdin.readline())\n"
+    "from hyperdrive_client import alone; alone.IS_ALONE = True\n"
     "from hyperdrive_client.proxy.detached import main; main()"
 )
 _LOG_BYTES = 1024 * 1024

@@ -17,7 +17,6 @@ from typing import Any, Protocol
 
 from ..bindings.connection_string import parse_connection_string
 from ..errors import HyperdriveError, ProxyStartError
-from .app import App
 from .settings import Caching, Limits, Settings
 
 # Until a child has answered; starting Python and listening takes a fraction of it.
@@ -26,6 +25,7 @@ START_TIMEOUT = 30.0
 # must not decide what runs.
 _CHILD = (
     "import json, sys; sys.path[:] = json.loads(sys.stdin.readline()); "
+    "from hyperdrive_client import alone; alone.IS_ALONE = True; "
     "from hyperdrive_client.proxy.spawn import main; main()"
 )
 _PYTHON = re.compile(r"python|pypy", re.IGNORECASE)
@@ -65,6 +65,8 @@ class ThreadProxy:
                 "a proxy can't run in a thread that gevent has made a greenlet: "
                 "HYPERDRIVE_PROXY=process runs it in a process of its own"
             )
+        from .app import App
+
         self._app = App(settings)
         self.settings = self._app.start()
 
@@ -242,6 +244,8 @@ def run_until_told(
 
     :raises ProxyStartError: it could not start, or ended although nobody told it to.
     """
+    from .app import App
+
     told = 0
 
     def may_leave() -> bool:

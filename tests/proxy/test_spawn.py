@@ -168,6 +168,15 @@ def test_the_settings_survive_the_pipe(settings: Settings) -> None:
     assert settings.password not in repr(settings)
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+def test_a_proxy_of_its_own_process_does_without_psycopg(settings: Settings) -> None:
+    proxy = ProcessProxy(settings)
+    try:
+        assert "psycopg" not in Path(f"/proc/{proxy.pid}/maps").read_text()
+    finally:
+        proxy.close()
+
+
 def test_no_secret_is_in_the_arguments_or_the_environment_of_the_process(
     settings: Settings,
 ) -> None:
