@@ -129,11 +129,29 @@ def faults(session: nox.Session) -> None:
     session.run("pytest", "-n", "0", "-s", "--timeout", "600", *arguments, env=environment)
 
 
+BENCHMARKS = (
+    "pgbench",
+    "connecting",
+    "sessions",
+    "bulk",
+    "cache",
+    "far",
+    "rate",
+    "idle",
+    "starting",
+)
+
+
 @nox.session
 def bench(session: nox.Session) -> None:
-    """pgbench through the proxy beside PgBouncer and without either; see docs/benchmarks.md."""
+    """The proxy beside PgBouncer and without either: all programs, or ``-- PROGRAM [OPTION …]``."""
     session.install("-e", ".[demo]")
-    session.run("python", "benchmarks/pgbench.py", *session.posargs)
+    if session.posargs:
+        name, *options = session.posargs
+        session.run("python", f"benchmarks/{name}.py", *options)
+        return
+    for name in BENCHMARKS:
+        session.run("python", f"benchmarks/{name}.py")
 
 
 @nox.session

@@ -152,7 +152,7 @@ def main() -> int:
         if program is not None:
             everyone.append(stack.enter_context(contestants.pgbouncer(server, program)))
         for mode in ("off", *options.caches):
-            everyone.append(stack.enter_context(contestants.cached(server, mode)))
+            everyone.append(stack.enter_context(contestants.hyperdrive(server, cache=mode)))
             if mode != "off":
                 warm(everyone[-1], FAST_SQL.format(aid=1))
         for one in everyone:

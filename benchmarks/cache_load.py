@@ -157,7 +157,7 @@ def start(server: EmbeddedPostgres, stack: ExitStack) -> list[Contestant]:
     """A proxy for each mode, those with a cache warm."""
     everyone = [contestants.direct(server)]
     for mode in MODES:
-        one = stack.enter_context(contestants.cached(server, mode))
+        one = stack.enter_context(contestants.hyperdrive(server, cache=mode))
         if mode != "off":
             cache.warm(one, "SELECT value FROM item_0 WHERE id = 0")
         everyone.append(one)

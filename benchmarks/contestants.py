@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 
 import psycopg
 
@@ -28,14 +28,15 @@ from hyperdrive_client.origin import EmbeddedPostgres
 from hyperdrive_client.origin.account import server_account
 from hyperdrive_client.origin.configuration import Authentication
 from hyperdrive_client.origin.folder import GuardedFolder
-from hyperdrive_client.proxy.settings import Auth, CacheMode, Caching, Limits, Settings
-from hyperdrive_client.proxy.spawn import ProcessProxy
+from hyperdrive_client.proxy.settings import Auth, CacheMode
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 HOST = "127.0.0.1"
 DATABASE = "benchmark"
 DIRECT, PGBOUNCER, HYPERDRIVE = "direct", "pgbouncer", "hyperdrive"
 ORIGIN_CONNECTIONS = 20
+# Debian's; the one from PyPI is built without TLS.
+TLS_VERSION = 15
 
 # The first PgBouncer that keeps clients' prepared statements in transaction mode.
 _PREPARED_SINCE = (1, 21)
@@ -53,22 +54,72 @@ class Contestant:
     about: str
     pid: int | None = None
     keeps_prepared_statements: bool = True
+    has_tls: bool = False
 
     @property
     def connection_string(self) -> str:
-        """For psycopg; does not ask for encryption."""
+        """For psycopg; asks for encryption only where it is what is measured."""
+        sslmode = "require" if self.has_tls else "disable"
         return (
             f"host={HOST} port={self.port} user='{self.name}' password='{self.password}' "
-            f"dbname={DATABASE} sslmode=disable gssencmode=disable"
+            f"dbname={DATABASE} sslmode={sslmode} gssencmode=disable"
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """How clients come in: what they prove, and the certificate with its key if there is TLS."""
+
+    auth: Auth = "trust"
+    certificate: Path | None = None
+
+    def __str__(self) -> str:
+        return f"{self.auth}, TLS" if self.certificate is not None else self.auth
+
+
+OPEN = Entrance()
+
+
 @contextmanager
-def origin(auth: Authentication = "trust") -> Iterator[EmbeddedPostgres]:
+def certificate() -> Iterator[Path]:
+    """A self-signed certificate and its key in one file; needs the program openssl."""
+    with TemporaryDirectory(prefix="hyperdrive-bench-") as folder:
+        path = Path(folder) / "certificate.pem"
+        subprocess.run(
+            [
+                *(
+                    "openssl",
+                    "req",
+                    "-x509",
+                    "-newkey",
+                    "ec",
+                    "-pkeyopt",
+                    "ec_paramgen_curve:P-256",
+                ),
+                *("-nodes", "-days", "2", "-subj", "/CN=localhost", "-keyout", path, "-out", "-"),
+            ],
+            stdout=(Path(folder) / "certificate").open("wb"),
+            stderr=subprocess.DEVNULL,
+            check=True,
+        )
+        path.write_bytes((Path(folder) / "certificate").read_bytes() + path.read_bytes())
+        yield path
+
+
+@contextmanager
+def origin(entrance: Entrance = OPEN, **settings: str) -> Iterator[EmbeddedPostgres]:
     """A PostgreSQL with a database, and a superuser for each contestant with the same password."""
     # The poolers keep theirs while others run with a connection for each client.
-    settings = {"max_connections": "500"}
-    with EmbeddedPostgres(auth=auth, settings=settings, password=secrets.token_hex()) as server:
+    settings = {"max_connections": "500", **settings}
+    auth: Authentication = "trust" if entrance.auth == "trust" else "scram-sha-256"
+    with EmbeddedPostgres(
+        version=None if entrance.certificate is None else TLS_VERSION,
+        auth=auth,
+        settings=settings,
+        password=secrets.token_hex(),
+        ssl_cert_file=entrance.certificate,
+        ssl_key_file=entrance.certificate,
+    ) as server:
         server.create_database(DATABASE)
         with psycopg.connect(server.connection_string, autocommit=True) as connection:
             for name in (DIRECT, PGBOUNCER, HYPERDRIVE):
@@ -78,21 +129,35 @@ def origin(auth: Authentication = "trust") -> Iterator[EmbeddedPostgres]:
         yield server
 
 
-def direct(server: EmbeddedPostgres) -> Contestant:
+def direct(server: EmbeddedPostgres, entrance: Entrance = OPEN) -> Contestant:
     """No proxy."""
     about = f"PostgreSQL {server.binaries.version} in {server.binaries.directory}"
-    return Contestant(DIRECT, server.port, server.password, about)
+    has_tls = entrance.certificate is not None
+    return Contestant(DIRECT, server.port, server.password, about, has_tls=has_tls)
 
 
 @contextmanager
-def hyperdrive(server: EmbeddedPostgres, auth: Auth = "trust") -> Iterator[Contestant]:
-    """This package's proxy, as ``hyperdrive serve`` starts it: one worker, one process."""
-    options = [f"--auth={auth}", f"--origin-connection-limit={ORIGIN_CONNECTIONS}"]
+def hyperdrive(
+    server: EmbeddedPostgres,
+    entrance: Entrance = OPEN,
+    *,
+    cache: CacheMode = "off",
+    origin_port: int = 0,
+) -> Iterator[Contestant]:
+    """This package's proxy, as ``hyperdrive serve`` starts it: one worker, one process.
+
+    ``origin_port`` is where it finds the origin, if that is not the server's own.
+    """
+    options = [f"--auth={entrance.auth}", f"--origin-connection-limit={ORIGIN_CONNECTIONS}"]
+    options.append(f"--cache-mode={cache}")
+    if entrance.certificate is not None:
+        options.append(f"--ssl-cert-file={entrance.certificate}")
     serve = [sys.executable, "-m", "hyperdrive_client", "serve", "--connection-string=-"]
-    address = f"{HOST}:{server.port}/{DATABASE}?sslmode=disable"
+    address = f"{HOST}:{origin_port or server.port}/{DATABASE}?sslmode=disable"
+    name = HYPERDRIVE if cache == "off" else f"cache {cache}"
     with TemporaryFile("w+") as log, ExitStack() as stack:
         process = subprocess.Popen(
-            [*serve, f"--user={HYPERDRIVE}", *options],
+            [*serve, f"--user={name}", *options],
             cwd=REPOSITORY,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -111,33 +176,17 @@ def hyperdrive(server: EmbeddedPostgres, auth: Auth = "trust") -> Iterator[Conte
             log.seek(0)
             raise SystemExit(f"hyperdrive serve did not start: {log.read()}")
         client = parse_connection_string(line)
-        about = f"hyperdrive-client {__version__}, one worker, {' '.join(options)}"
+        shown = " ".join(each for each in options if "cert-file" not in each)
+        about = f"hyperdrive-client {__version__}, one worker, {shown}"
+        has_tls = entrance.certificate is not None
         yield Contestant(
-            HYPERDRIVE, client.addresses[0].port, client.password or "", about, process.pid
+            name,
+            client.addresses[0].port,
+            client.password or "",
+            about,
+            process.pid,
+            has_tls=has_tls,
         )
-
-
-@contextmanager
-def cached(server: EmbeddedPostgres, mode: CacheMode) -> Iterator[Contestant]:
-    """The same proxy with a cache, as a program's own child; it comes to the origin as that one."""
-    name = f"cache {mode}"
-    settings = Settings(
-        origin=parse_connection_string(
-            f"postgresql://{HYPERDRIVE}:{server.password}@{HOST}:{server.port}/{DATABASE}"
-            "?sslmode=disable"
-        ),
-        user=name,
-        password="unused",
-        auth="trust",
-        limits=Limits(origin_connection_limit=ORIGIN_CONNECTIONS),
-        caching=Caching(mode=mode),
-    )
-    proxy = ProcessProxy(settings)
-    try:
-        about = f"hyperdrive-client {__version__}, one worker, cache in mode {mode!r}"
-        yield Contestant(name, proxy.settings.port, "unused", about, proxy.pid)
-    finally:
-        proxy.close()
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -164,35 +213,54 @@ def find_pgbouncer() -> Path | None:
 
 
 @contextmanager
-def pgbouncer(server: EmbeddedPostgres, program: Path) -> Iterator[Contestant]:
+def pgbouncer(
+    server: EmbeddedPostgres, program: Path, entrance: Entrance = OPEN, *, origin_port: int = 0
+) -> Iterator[Contestant]:
     """PgBouncer in transaction mode, as an ordinary user even for root (it refuses that one)."""
     version = _pgbouncer_version(program)
     keeps = version >= _PREPARED_SINCE
     folder = GuardedFolder(server_account())
     try:
         port = _free_port()
-        (folder.path / "users").write_text(f'"{PGBOUNCER}" ""\n')
+        # The secret as the server keeps it, which fits there as well: with the password itself
+        # PgBouncer derives the keys anew for each client.
+        with psycopg.connect(server.connection_string) as connection:
+            found = connection.execute(
+                "SELECT rolpassword FROM pg_authid WHERE rolname = %s", (PGBOUNCER,)
+            ).fetchone()
+        (folder.path / "users").write_text(f'"{PGBOUNCER}" "{found[0] if found else ""}"\n')
         settings = {
             "listen_addr": HOST,
             "listen_port": port,
             "unix_socket_dir": "",
-            "auth_type": "trust",
+            "auth_type": "trust" if entrance.auth == "trust" else "scram-sha-256",
             "auth_file": folder.path / "users",
             "pool_mode": "transaction",
             "default_pool_size": ORIGIN_CONNECTIONS,
-            "max_client_conn": 1000,
+            "max_client_conn": 11000,
         }
+        if entrance.certificate is not None:
+            pem = folder.path / "certificate.pem"
+            pem.write_bytes(entrance.certificate.read_bytes())
+            settings |= {
+                "client_tls_sslmode": "require",
+                "client_tls_cert_file": pem,
+                "client_tls_key_file": pem,
+            }
         if keeps:
             settings["max_prepared_statements"] = 200
         lines = [f"{name} = {value}" for name, value in settings.items()]
-        database = f"{DATABASE} = host={HOST} port={server.port}"
+        database = f"{DATABASE} = host={HOST} port={origin_port or server.port}"
         ini = folder.path / "pgbouncer.ini"
         ini.write_text("\n".join(("[databases]", database, "[pgbouncer]", *lines, "")))
         folder.hand_over()
         process = folder.spawn(program, str(ini))
         shown = ", ".join(line for line in lines if str(folder.path) not in line)
         about = f"PgBouncer {'.'.join(map(str, version))}, one process, {shown}"
-        contestant = Contestant(PGBOUNCER, port, "", about, process.pid, keeps)
+        has_tls = entrance.certificate is not None
+        contestant = Contestant(
+            PGBOUNCER, port, server.password, about, process.pid, keeps, has_tls
+        )
         _wait_until_up(contestant, process, folder)
         yield contestant
     finally:

@@ -30,6 +30,7 @@ from hyperdrive_client.registry import places
 Connect = Callable[[], psycopg.Connection]
 
 WARM_UP = 5
+SCRAM = contestants.Entrance("scram")
 STEPS = ("connect", "query", "close", "all")
 
 
@@ -88,8 +89,8 @@ def main() -> None:
     options = parser.parse_args()
     process.end_in_order_when_told()
     with (
-        contestants.origin("scram-sha-256") as server,
-        contestants.hyperdrive(server, "scram") as proxy,
+        contestants.origin(SCRAM) as server,
+        contestants.hyperdrive(server, SCRAM) as proxy,
         by_the_library(server.connection_string) as library,
     ):
         everyone = {

@@ -29,10 +29,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import contestants, process, report
 from benchmarks.contestants import DATABASE, DIRECT, HOST, ORIGIN_CONNECTIONS, PGBOUNCER, Contestant
+from benchmarks.rounds import take_turns
 from hyperdrive_client.origin import EmbeddedPostgres
 
 MODES = ("simple", "extended", "prepared")
-SCRIPTS = {"select": "select-only", "tpcb": "tpcb-like"}
+SCRIPTS = {
+    "select": ["--builtin=select-only"],
+    "tpcb": ["--builtin=tpcb-like"],
+    "connect": ["--builtin=select-only", "--connect"],
+    "pipeline": [f"--file={Path(__file__).parent / 'pipeline.sql'}"],
+}
+NAMES = {
+    "select": "select-only",
+    "tpcb": "tpcb-like",
+    "connect": "select-only, each on a new connection",
+    "pipeline": "pipelines of ten SELECTs",
+}
 POLL_SECONDS = 0.05
 # What a run may take beyond its time, to connect and to end.
 PATIENCE_SECONDS = 60.0
@@ -59,7 +71,7 @@ class Scenario:
 
     def __str__(self) -> str:
         return (
-            f"{SCRIPTS.get(self.script, self.script)}, {self.mode} protocol, "
+            f"{NAMES.get(self.script, self.script)}, {self.mode} protocol, "
             f"{self.clients} clients, "
             f"{self.seconds} s a run"
         )
@@ -90,7 +102,7 @@ class Bench:
         self._origin = server.connection_string.rpartition("/")[0] + f"/{DATABASE}"
         # Settings of the caller's libpq are not to decide anything here.
         kept = {name: text for name, text in os.environ.items() if not name.startswith("PG")}
-        self._environment = {**kept, "PGSSLMODE": "disable", "PGGSSENCMODE": "disable"}
+        self._environment = {**kept, "PGGSSENCMODE": "disable"}
 
     def initialise(self, contestant: Contestant, scale: int) -> None:
         """Make and fill the tables."""
@@ -100,7 +112,7 @@ class Bench:
 
     def run(self, contestant: Contestant, scenario: Scenario) -> Run:
         """Run a scenario once and look at what it did."""
-        if scenario.script == "select":
+        if scenario.script != "tpcb":
             return self._measure(contestant, scenario)
         with psycopg.connect(self._origin, autocommit=True) as connection:
             connection.execute("VACUUM pgbench_branches, pgbench_tellers")
@@ -137,7 +149,7 @@ class Bench:
 
     def script(self, scenario: Scenario) -> list[str]:
         """pgbench's options for what it runs."""
-        return [f"--builtin={SCRIPTS[scenario.script]}"]
+        return SCRIPTS[scenario.script]
 
     def _pgbench(
         self, contestant: Contestant, *arguments: str, timeout: float | None = None
@@ -145,7 +157,11 @@ class Bench:
         where = (f"--host={HOST}", f"--port={contestant.port}", f"--username={contestant.name}")
         return subprocess.run(
             [self._program, *where, *arguments, DATABASE],
-            env=self._environment,
+            env={
+                **self._environment,
+                "PGSSLMODE": "require" if contestant.has_tls else "disable",
+                "PGPASSWORD": contestant.password,
+            },
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -157,7 +173,7 @@ def parse(done: subprocess.CompletedProcess[str]) -> Run:
     """What pgbench says about itself; the line on failures is there from version 15 on."""
     run = Run()
     processed = re.search(r"actually processed: (\d+)", done.stdout)
-    tps = re.search(r"^tps = ([\d.]+) \(without", done.stdout, re.MULTILINE)
+    tps = re.search(r"^tps = ([\d.]+) \((?:without|including)", done.stdout, re.MULTILINE)
     if processed and tps:
         run.transactions, run.tps = int(processed[1]), float(tps[1])
     failed = re.search(r"failed transactions: (\d+)", done.stdout)
@@ -196,12 +212,7 @@ def compare(
     takers = [
         one for one in everyone if scenario.mode != "prepared" or one.keeps_prepared_statements
     ]
-    runs: dict[str, list[Run]] = {one.name: [] for one in takers}
-    for number in range(rounds):
-        first = number % len(takers)
-        for one in takers[first:] + takers[:first]:
-            runs[one.name].append(bench.run(one, scenario))
-    return runs
+    return take_turns(takers, rounds, lambda one: bench.run(one, scenario))
 
 
 def show(scenario: Scenario, runs: dict[str, list[Run]]) -> None:
@@ -254,14 +265,15 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--scenarios", nargs="+", choices=SCRIPTS, default=list(SCRIPTS), help="default: all")
+    scenarios = ["select", "pipeline", "tpcb"]
+    add("--scenarios", nargs="+", choices=scenarios, default=scenarios, help="default: all")
     add("--modes", nargs="+", choices=MODES, default=list(MODES), help="of select; default: all")
-    add("--clients", nargs="+", type=int, default=[8, 32], help="of select; default: 8 32")
+    add("--clients", nargs="+", type=int, default=[1, 8, 32, 128], help="default: 1 8 32 128")
     add("--seconds", type=int, default=10, help="of each run of select; default: 10")
     add("--tpcb-modes", nargs="+", choices=MODES, default=["simple"], help="default: simple")
     add("--tpcb-clients", nargs="+", type=int, default=[32], help="default: 32")
     add("--tpcb-seconds", type=int, default=20, help="default: 20")
-    add("--rounds", type=int, default=3, help="runs of each contestant; default: 3")
+    add("--rounds", type=int, default=5, help="runs of each contestant; default: 5")
     add("--scale", type=int, default=10, help="in 100,000 accounts; default: 10")
     add("--postgres-bin", metavar="DIR", help="the server's programs; default: as for the tests")
     add("--without-pgbouncer", action="store_true", help="leave PgBouncer out")
@@ -272,6 +284,7 @@ def scenarios(options: argparse.Namespace) -> list[Scenario]:
     """What the options ask for."""
     asked = {
         "select": (options.modes, options.clients, options.seconds),
+        "pipeline": (["extended"], options.clients, options.seconds),
         "tpcb": (options.tpcb_modes, options.tpcb_clients, options.tpcb_seconds),
     }
     return [

@@ -34,7 +34,7 @@ FOLLOWS = (
 
 def follow(server: EmbeddedPostgres, admin: psycopg.Connection, stack: ExitStack) -> dict[str, int]:
     """Start a proxy that follows; the process ids whose CPU time counts."""
-    proxy = stack.enter_context(contestants.cached(server, "wal"))
+    proxy = stack.enter_context(contestants.hyperdrive(server, cache="wal"))
     assert proxy.pid is not None
     deadline = time.monotonic() + PATIENCE_SECONDS
     while (row := admin.execute(FOLLOWS).fetchone()) is None:
