@@ -31,8 +31,8 @@ LINE = "SELECT name, code FROM line WHERE id = 0"
 COPY = "SELECT name, version FROM ruled_copy WHERE id = 0"
 PART = "SELECT name, version FROM part_0 WHERE id = 0"
 PAIR = "SELECT name, version FROM pair_a WHERE id = 0"
-# Its snapshot is old by the time that it ends.
-SLOW = f"{PLAIN} AND (SELECT count(*) FROM generate_series(1, 2000000)) > 0"
+# Its snapshot is old by the time that it ends, on a slow machine as well.
+SLOW = f"{PLAIN} AND (SELECT count(*) FROM generate_series(1, 8000000)) > 0"
 WRITE = "UPDATE plain SET version = 1 WHERE id = 0"
 
 
