@@ -41,6 +41,9 @@ class Relay:
         """Nothing passes on replication connections, be they new."""
         self.trap: Callable[[Link, bytes], bool] | None = None
         """Is asked about all that proxies send on other connections; true keeps it from passing."""
+        self.open: set[Any] = set()
+        """The transports to the origin, some of whose links are cut already."""
+        self.connecting: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
     @classmethod
@@ -56,6 +59,10 @@ class Relay:
             self._server.close()
         for link in list(self.links):
             link.cut()
+        if self.connecting:
+            await asyncio.wait(self.connecting)
+        for transport in list(self.open):
+            transport.abort()
         await asyncio.sleep(0)  # transports close in the next turn of the loop
 
     def replication(self) -> list[Link]:
@@ -99,16 +106,21 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._near = transport
         self._relay.links.add(self)
-        self._connecting = asyncio.get_running_loop().create_task(self._connect())
+        connecting = asyncio.get_running_loop().create_task(self._connect())
+        self._relay.connecting.add(connecting)
+        connecting.add_done_callback(self._relay.connecting.discard)
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
         try:
             self._far, _ = await loop.create_connection(
-                lambda: _Far(self), "127.0.0.1", self._relay.target
+                lambda: _Far(self, self._relay), "127.0.0.1", self._relay.target
             )
         except OSError:
             self.cut()
+            return
+        if self._near.is_closing():
+            self._far.abort()
             return
         waiting, self._waiting = self._waiting, []
         for data in waiting:
@@ -176,13 +188,19 @@ class Link(asyncio.Protocol):
 
 
 class _Far(asyncio.Protocol):
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, relay: Relay) -> None:
         self._link = link
+        self._relay = relay
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._relay.open.add(transport)
 
     def data_received(self, data: bytes) -> None:
         self._link.answer(data)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._relay.open.discard(self._transport)
         self._link._near.close()
 
 
