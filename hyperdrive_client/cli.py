@@ -324,6 +324,14 @@ def doctor(
     "--drain-timeout", **_SECONDS, help="Waiting for transactions to finish.  [default: 30]"
 )
 @click.option(
+    "--workers",
+    type=int,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Processes that share the work, the limits and what they know of writes.",
+)
+@click.option(
     "--hosted-limits",
     is_flag=True,
     help="Hyperdrive's own limits: statements end after 60 s, at least 5 origin connections.",
@@ -356,15 +364,19 @@ def serve(
     cache_memory: int | None,
     staleness_bound: float | None,
     cache_functions: tuple[str, ...],
+    workers: int,
     **limits: float | None,
 ) -> None:
     """Run the proxy in front of BINDING's origin until told to end.
 
     BINDING is HYPERDRIVE if nothing is given. The connection string for clients is the one line
     on standard output. SIGTERM or Ctrl-C lets transactions finish first; a second one does not.
+    With several workers, SIGHUP replaces them one by one, and the old ones serve their clients to
+    the end.
     """
     from .proxy.settings import Caching, Settings
     from .proxy.spawn import fresh_credentials, run_until_told
+    from .proxy.workers import run_workers
 
     if listen is not None and unix_socket is not None:
         raise click.UsageError("--listen and --unix-socket exclude each other.")
@@ -419,10 +431,11 @@ def serve(
         clientcert=clientcert or "no",
         any_database=any_database,
         pin_sequences=pin_sequences,
+        workers=workers,
     )
     _refuse_itself(settings)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    run_until_told(
+    (run_until_told if workers == 1 else run_workers)(
         settings,
         on_start=lambda settings: _announce(
             settings, found.source, shows_password=auth == "scram" and password_file is None

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ..errors import HyperdriveError, ProxyStartError
 from .admin.console import Console
 from .core.core import Core
+from .core.siblings import Siblings
 from .net.cache_keeper import CacheKeeper
-from .net.listener import Server, listen
+from .net.listener import Server, client_greeter, listen, remove_socket
 from .net.network import TICK_SECONDS, Network
+from .net.supervised import Door, Supervised
 from .settings import Settings
 
 # The SQL parser may recurse deeply; threads have 8 MiB of stack, or 512 KiB on some systems.
@@ -35,6 +38,17 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What makes a worker one of several."""
+
+    siblings: Siblings
+    door: socket.socket
+    """Where clients come from."""
+    words: socket.socket
+    """Where the supervisor speaks and listens."""
+
+
 class App:
     """A proxy on a thread of its own.
 
@@ -42,10 +56,17 @@ class App:
     from any thread; :meth:`join` waits for the end.
     """
 
-    def __init__(self, settings: Settings, leave: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        leave: Callable[[], bool] = lambda: True,
+        membership: Membership | None = None,
+    ) -> None:
         """``leave`` is called on the thread when no client has come for ``proxy_idle_timeout``
-        seconds, and says whether it may end for that."""
+        seconds, and says whether it may end for that. With ``membership`` this is one of several
+        workers: clients come from their supervisor."""
         self.settings = settings
+        self._membership = membership
         self._leave = leave
         self._started: Future[Settings] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -115,7 +136,7 @@ class App:
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        worker = _Worker(self.settings, loop, self._leave)
+        worker = _Worker(self.settings, loop, self._leave, self._membership)
         settings = await worker.listen()
         self._loop, self._worker = loop, worker
         self._started.set_result(settings)
@@ -129,24 +150,47 @@ class _Worker:
     """What lives on the loop."""
 
     def __init__(
-        self, settings: Settings, loop: asyncio.AbstractEventLoop, leave: Callable[[], bool]
+        self,
+        settings: Settings,
+        loop: asyncio.AbstractEventLoop,
+        leave: Callable[[], bool],
+        membership: Membership | None,
     ) -> None:
         self.settings = settings
-        self.core = Core(settings, Console)
+        self._membership = membership
+        self.core = Core(settings, Console, None if membership is None else membership.siblings)
         self.network = Network(self.core, loop)
         self._loop = loop
         self._leave = leave
         self._end: float | None = None
         self._used_at = loop.time()
-        self._servers: list[Server] = []
+        self._servers: list[Server | Door] = []
         self._socket: os.stat_result | None = None
         self._is_retired = False
 
     async def listen(self) -> Settings:
-        self._servers, port = await listen(self.network, self.settings)
+        if self._membership is not None:
+            await self._join(self._membership)
+            return self.settings
+        servers, port = await listen(self.network, self.settings)
+        self._servers = [*servers]
         if self.settings.unix_socket is not None:
             self._socket = os.stat(self.settings.unix_socket)
         return replace(self.settings, port=port)
+
+    async def _join(self, membership: Membership) -> None:
+        greeter = client_greeter(self.network, self.settings)
+        self._servers = [Door(greeter, membership.door, self.retire)]
+        _, supervised = await self._loop.create_unix_connection(
+            lambda: Supervised(self.network, self._obey), sock=membership.words
+        )
+        supervised.say(["ready"])
+
+    def _obey(self, word: str) -> None:
+        if word == "drain":
+            self.drain()
+        else:
+            self.stop()
 
     async def run(self) -> None:
         """Until drained or stopped."""
@@ -201,9 +245,5 @@ class _Worker:
     def _close_servers(self) -> None:
         for server in self._servers:
             server.close()
-        path = self.settings.unix_socket
-        if path is not None and self._socket is not None:
-            with contextlib.suppress(FileNotFoundError):
-                # Another proxy may listen there by now.
-                if os.path.samestat(self._socket, os.stat(path)):
-                    os.unlink(path)
+        if self.settings.unix_socket is not None and self._socket is not None:
+            remove_socket(self.settings.unix_socket, self._socket)

@@ -22,6 +22,9 @@ PUBLICATION = "hyperdrive_cache"
 LARGEST_MAX_AGE = 3600.0
 """Of a cached answer, in seconds (Hyperdrive, "Query caching")."""
 
+MOST_WORKERS = 64
+"""Far more than help: PostgreSQL and the programs on the same machine want processors as well."""
+
 LOOPBACK_HOSTS = frozenset(("127.0.0.1", "::1", "localhost"))
 
 
@@ -182,9 +185,18 @@ class Settings:
     """Path of the authorities for clients' certificates, each of which must then be valid."""
     clientcert: ClientCert = "no"
     """Whether a client must have a certificate, and (``verify-full``) of the user's name."""
+    workers: int = 1
+    """Processes that share the work, the limits and what they know of writes."""
 
     def __post_init__(self) -> None:
         self._check_tls()
+        if not 1 <= self.workers <= MOST_WORKERS:
+            raise ConfigurationError(f"workers is {self.workers}: expected 1 to {MOST_WORKERS}")
+        if self.workers > self.limits.origin_connection_limit:
+            raise ConfigurationError(
+                f"workers is {self.workers} and origin_connection_limit "
+                f"{self.limits.origin_connection_limit}: each worker needs a connection at least"
+            )
         if self.origin.database == CONSOLE_DATABASE:
             raise ConfigurationError(
                 f"the database {CONSOLE_DATABASE} can't be had: the console is there"

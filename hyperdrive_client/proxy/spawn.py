@@ -284,7 +284,7 @@ def run_until_told(
         signal.signal(number, handle)
     if on_retire is not None:
         signal.signal(signal.SIGHUP, retire)
-    _allow_many_sockets()
+    allow_many_sockets()
     settings = app.start()
     if told:
         app.drain()
@@ -298,7 +298,7 @@ def run_until_told(
         raise ProxyStartError("the proxy has ended although nobody told it to")
 
 
-def _allow_many_sockets() -> None:
+def allow_many_sockets() -> None:
     """Each client is a file descriptor, and the usual soft limit is 1024 of them."""
     try:
         import resource
@@ -314,9 +314,12 @@ def main() -> None:
     line = sys.stdin.readline()
     if not line:
         return
+    from .workers import run_workers
+
+    settings = from_json(line)
     try:
-        run_until_told(
-            from_json(line),
+        (run_until_told if settings.workers == 1 else run_workers)(
+            settings,
             on_start=lambda settings: _answer(settings=to_json(settings)),
             parent=sys.stdin.fileno(),
         )

@@ -28,6 +28,7 @@ def main() -> None:
     add("--reads", type=int, help="default: 200,000; with --without at most 20,000 for each rule")
     add("--mode", choices=("wal", "writes", "off"), default="wal")
     add("--proxies", type=int, choices=(1, 2), default=1)
+    add("--workers", type=int, default=1, help="of each proxy; default: 1")
     add("--clients", type=int, default=12, help="of each proxy; default: 12")
     add("--faults", type=int, help="default: one for 25,000 reads")
     add("--history", type=Path, help="write it there, even if nothing is wrong")
@@ -45,8 +46,8 @@ def main() -> None:
         options.faults = options.reads // 25_000
     print(
         f"--seed {options.seed} --reads {options.reads} --mode {options.mode} --proxies "
-        f"{options.proxies}; the seed makes the same operations and faults again, but not the "
-        "network's and the kernel's timing",
+        f"{options.proxies} --workers {options.workers}; the seed makes the same operations and "
+        "faults again, but not the network's and the kernel's timing",
         flush=True,
     )
     with server() as postgres:
@@ -63,7 +64,7 @@ def _run(coroutine: Coroutine[Any, Any, int]) -> int:
 
 
 async def _play(postgres: EmbeddedPostgres, options: argparse.Namespace) -> int:
-    async with Stage(postgres, options.mode, options.proxies) as stage:
+    async with Stage(postgres, options.mode, options.proxies, workers=options.workers) as stage:
         run = Run(
             stage, options.seed, options.reads, clients=options.clients, faults=options.faults
         )

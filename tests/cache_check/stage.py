@@ -49,7 +49,8 @@ def server() -> Iterator[EmbeddedPostgres]:
 class Stage:
     """Use as an asynchronous context manager.
 
-    ``without``: the guard that is removed from the proxies' processes, "" for none.
+    ``workers``: of each proxy. ``without``: the guard that is removed from the proxies' processes,
+    "" for none.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Stage:
         mode: CacheMode,
         proxies: int = 1,
         *,
+        workers: int = 1,
         without: str = "",
         schema: str = "",
         publication: str = registers.PUBLICATION,
@@ -72,6 +74,7 @@ class Stage:
         self._publication = publication
         self._caching = caching or Caching(mode=mode, max_age=3600)
         self._count = proxies
+        self._workers = workers
         self._without = without
         self._running = AsyncExitStack()
         self.direct = Address("127.0.0.1", postgres.port, postgres.user, "")
@@ -113,6 +116,7 @@ class Stage:
                 auth="trust",
                 limits=Limits(origin_connection_limit=30, pool_timeout=60.0),
                 caching=self._caching,
+                workers=self._workers,
             )
             proxy = await asyncio.to_thread(self._start_proxy, settings)
             self._running.push_async_callback(asyncio.to_thread, proxy.close)

@@ -10,7 +10,7 @@ import pytest
 
 from hyperdrive_client.bindings.connection_string import Address, Origin, parse_connection_string
 from hyperdrive_client.proxy.settings import Limits, Settings
-from hyperdrive_client.proxy.spawn import ThreadProxy
+from hyperdrive_client.proxy.spawn import ProcessProxy, ThreadProxy
 
 USER = "proxy user"
 PASSWORD = "p@ss/w:rd %41'\\"
@@ -20,7 +20,7 @@ class LiveProxy:
     """A running proxy, how clients reach it, and a direct look at its origin."""
 
     def __init__(self, settings: Settings) -> None:
-        self.running = ThreadProxy(settings)
+        self.running = ThreadProxy(settings) if settings.workers == 1 else ProcessProxy(settings)
         self.settings = self.running.settings
         self.client = Origin(
             (Address("127.0.0.1", self.settings.port),),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
+from typing import Any
 
 from ...errors import ClientProtocolError
 from ...protocol import messages as m
 from ..core.core import Core
 from ..core.snapshots import SHOWN, Table
+from . import parts
+from .parts import Part, Purged, Reconnected
 
 _HELP = Table(
     ("command", "shows"),
@@ -37,6 +41,10 @@ class Console:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._question = ""
+        self._part: Part = Reconnected()
+        """This worker's part of the answer to the question."""
+        self.waiting: deque[tuple[int, bytes]] = deque()
         self._status = m.IDLE
         self._failing = False
         """Everything up to the next Sync is ignored."""
@@ -49,7 +57,14 @@ class Console:
         if self._failing or kind in _IGNORED:
             return b""
         if kind == m.QUERY:
-            return self._query(body.rstrip(b"\x00")) + m.ready_for_query(self._status)
+            text = body.rstrip(b"\x00")
+            answer = self._query(text)
+            if isinstance(answer, bytes):
+                return answer + m.ready_for_query(self._status)
+            if self._core.siblings is None:
+                return _message(answer) + m.ready_for_query(self._status)
+            self._question, self._part = text.decode("latin-1"), answer
+            return b""
         refusal = m.error_response("0A000", "the console understands simple queries only")
         if kind == m.FUNCTION_CALL:
             return refusal + m.ready_for_query(self._status)
@@ -58,7 +73,23 @@ class Console:
         self._failing = True
         return refusal
 
-    def _query(self, text: bytes) -> bytes:
+    def asks(self) -> str:
+        """What the other workers are to be asked, whose answers :meth:`whole_answer` needs."""
+        return self._question
+
+    def partial_answer(self, question: str) -> Any:
+        """What this worker has to say, as :func:`~.parts.to_json` writes it."""
+        answer = self._query(question.encode("latin-1"))
+        return None if isinstance(answer, bytes) else parts.to_json(answer)
+
+    def whole_answer(self, answers: list[Any]) -> bytes:
+        """The answer of all workers; ``answers`` are the others'."""
+        self._question = ""
+        others = [parts.from_json(each) for each in answers if each is not None]
+        return _message(parts.merged([self._part, *others])) + m.ready_for_query(self._status)
+
+    def _query(self, text: bytes) -> bytes | Part:
+        """What to say, or this worker's part of it."""
         match text.lower().replace(b";", b" ").split():
             case []:
                 return m.EMPTY_QUERY_MESSAGE
@@ -71,18 +102,18 @@ class Console:
             case [b"show", b"help"]:
                 return _rows(_HELP)
             case [b"show", name] if show := SHOWN.get(name.removeprefix(b"hyperdrive.")):
-                return _rows(show(self._core, self._core.pool))
+                return show(self._core, self._core.pool)
             case [b"purge"]:
-                return _purged(self._core.cache.purge())
+                return Purged(self._core.cache.purge())
             case [b"reconnect"]:
                 self._core.retire_origins()
-                return m.command_complete(b"RECONNECT")
+                return Reconnected()
             case [b"purge", b"table", _, *_]:
                 return self._purge_tables(text)
         commands = ", ".join(str(command) for command, _ in _HELP.rows)
         return m.error_response("42601", f"the console knows {commands}, and no other command")
 
-    def _purge_tables(self, text: bytes) -> bytes:
+    def _purge_tables(self, text: bytes) -> bytes | Part:
         """Names are exactly as written, each up to a comma."""
         cache = self._core.cache
         if cache.catalogue is None:
@@ -95,11 +126,17 @@ class Console:
                 shown = name.decode("utf-8", "replace")
                 return m.error_response("42P01", f"the cache knows no table {shown!r}")
             tables[name] = table
-        return _purged(cache.purge(tables.values()))
+        return Purged(cache.purge(tables.values()))
 
 
-def _purged(answers: int) -> bytes:
-    return m.command_complete(b"PURGE %d" % answers)
+def _message(answer: Part) -> bytes:
+    match answer:
+        case Table():
+            return _rows(answer)
+        case Purged(answers):
+            return m.command_complete(b"PURGE %d" % answers)
+        case Reconnected():
+            return m.command_complete(b"RECONNECT")
 
 
 def _rows(table: Table) -> bytes:

@@ -38,9 +38,11 @@ class Sealed(NamedTuple):
 class Cache:
     """Of one configuration and its database. ``now`` is in seconds, as everywhere."""
 
-    def __init__(self, settings: Caching) -> None:
+    def __init__(self, settings: Caching, epochs: Epochs | None = None) -> None:
+        """``epochs`` are those that several workers share."""
         self.settings = settings
-        self.epochs = Epochs()
+        self.epochs = Epochs() if epochs is None else epochs
+        self._heard_changes = self.epochs.others_catalogue_changes
         self.guard = Guard(self.epochs, settings.staleness_bound)
         self.store = Store(settings.memory)
         self.catalogue: Catalogue | None = None
@@ -129,20 +131,47 @@ class Cache:
         if process_id in self.uncertain:
             tables = self.uncertain.pop(process_id)
             self.advance(tables)
+            self.epochs.is_uncertain(len(self.uncertain))
             if tables is None:
                 self.may_have_changed()
 
-    # What the core tells.
-
-    def changes_catalogue(self) -> None:
-        """DDL has been done through this proxy."""
+    def rereads_catalogue(self) -> None:
+        """It has changed: nothing is served until it is read again."""
         self.wants_catalogue = True
         self.clear()
         self._decide_closed()
         self.on_stale()
 
+    # What the core tells.
+
+    def changes_catalogue(self) -> None:
+        """DDL has been done through this proxy."""
+        self.rereads_catalogue()
+        self.epochs.catalogue_changed()
+
     def may_have_changed(self) -> None:
         """Something ran of which nobody knows what it does; DDL perhaps."""
+        self._look()
+        self.epochs.catalogue_changed()
+
+    @property
+    def catalogue_is_doubtful(self) -> bool:
+        """Whether another worker may serve answers already under a newer catalogue than ours."""
+        self._hear_others()
+        return self.epochs.are_shared and (self.wants_catalogue or self.wants_look)
+
+    def _hear_others(self) -> None:
+        """Have the catalogue looked at if other workers may have changed it.
+
+        They raise all epochs when they do, so it matters for what is asked for or written from
+        then on.
+        """
+        changes = self.epochs.others_catalogue_changes
+        if changes != self._heard_changes:
+            self._heard_changes = changes
+            self._look()
+
+    def _look(self) -> None:
         self.looks += 1
         self.wants_look = True
         self._decide_closed()
@@ -160,6 +189,7 @@ class Cache:
         self.advance(tables)
         if self.mode != "off":
             self.uncertain[process_id] = None if tables is EVERYTHING else tables
+            self.epochs.is_uncertain(len(self.uncertain))
             self.on_stale()
 
     # Answers.
@@ -208,6 +238,7 @@ class Cache:
 
     def seal(self, tables: tuple[int, ...]) -> Sealed:
         """To be taken before an answer from ``tables`` is asked for."""
+        self._hear_others()
         slots = self.epochs.slots(tables)
         keeps = not (
             self.closed
@@ -244,7 +275,7 @@ class Cache:
         self.store = Store(self.settings.memory)
 
     def _is_uncertain(self, tables: tuple[int, ...]) -> bool:
-        return any(
+        return self.epochs.others_are_uncertain or any(
             written is None or not written.isdisjoint(tables) for written in self.uncertain.values()
         )
 

@@ -286,7 +286,8 @@ def _known_until(client: ClientSession, cache: Cache) -> float:
     """What is current now reflects everything that others could see by then."""
     if cache.mode == "wal":
         return cache.known_until
-    if cache.mode == "writes":
+    # Of other workers' writes it is known when they are done, not when they began.
+    if cache.mode == "writes" and client.pool.siblings is None:
         began = [o.writes_since for o in client.pool.origins if o.written is not None]
         return min(began, default=float("inf"))
     return float("-inf")

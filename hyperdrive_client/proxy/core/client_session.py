@@ -78,6 +78,7 @@ SHUTTING_DOWN = m.error_response(
     "57P01", "terminating connection due to administrator command", severity="FATAL"
 )
 # What drivers look for at start-up.
+_NONE: Mapping[int, int] = {}
 _CONSOLE_REPORTED = {
     b"client_encoding": b"UTF8",
     b"DateStyle": b"ISO, MDY",
@@ -144,6 +145,7 @@ class ClientSession:
         self.wanted: OriginSession | None = None
         """The only origin connection of use to it."""
         self.held_back_by = 0
+        self.held_back_by_others: Mapping[int, int] = _NONE
         self.statements: dict[bytes, Statement] = {}
         self.unnamed: Statement | None = None
         self.unnamed_parse: Expected | None = None
@@ -374,13 +376,30 @@ class ClientSession:
         """Answer without any origin."""
         assert self.console is not None
         buffer, messages, _ = self.framer.feed(data)
-        for kind, position, stop in messages:
+        self.console.waiting.extend(
+            (kind, buffer[position + 5 : stop]) for kind, position, stop in messages
+        )
+        self._go_on_consulting(now)
+        self._check_framing()
+
+    def _go_on_consulting(self, now: float) -> None:
+        assert self.console is not None
+        while self.console.waiting and not self.console.asks():
+            kind, body = self.console.waiting.popleft()
             if kind == m.TERMINATE:
                 self.close(now)
                 return
-            if answer := self.console.answer(kind, buffer[position + 5 : stop]):
+            if answer := self.console.answer(kind, body):
                 self.send(answer)
-        self._check_framing()
+            if question := self.console.asks():
+                self.core.ask_others(self, question)
+
+    def console_answered(self, answers: list[Any], now: float) -> None:
+        """The other workers' parts of the answer are there."""
+        if self.state is ClientState.CONSOLE:
+            assert self.console is not None
+            self.send(self.console.whole_answer(answers))
+            self._go_on_consulting(now)
 
     # The link.
 
@@ -709,7 +728,7 @@ class ClientSession:
                     and (
                         origin.blocks()
                         or (
-                            self.pool.ending
+                            (self.pool.ending or self.pool.siblings is not None)
                             and client_transactions.is_held_back(self, buffer, kind, position, stop)
                         )
                     )
@@ -944,6 +963,8 @@ class ClientSession:
             origin.traces |= self.pinned & CURSORS
         if facts.takes_locks and names_database(text):
             self.core.leave_other_databases(self.pool, self.pool.now)
+            if self.pool.siblings is not None:
+                self.pool.tell("leave")
 
     def _substitute(self, text: bytes, parameters: Callable[[int], bytes | None]) -> bytes:
         """What to send for a text that is about us, after what it asks of us is done."""

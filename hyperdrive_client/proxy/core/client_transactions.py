@@ -38,6 +38,10 @@ def is_held_back(client: ClientSession, buffer: bytes, kind: int, position: int,
     if text[:2].lower() in _WEAK_PREFIXES or not facts_of(text).takes_locks:
         return False
     client.held_back_by = client.pool.endings
+    if client.pool.siblings is not None:
+        client.held_back_by_others = client.pool.siblings.endings()
+        if not client.pool.ending and not client.held_back_by_others:
+            return False
     client.pool.held_back.append(client)
     reports.begins_to_wait(client, reports.OTHERS_ENDS, client.pool.now)
     return True

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from ...bindings.connection_string import Address
 from ...errors import OriginProtocolError
@@ -18,12 +19,13 @@ from . import client_cache, reports
 from .client_session import SHUTTING_DOWN, ClientSession
 from .client_startup import ClientTls, Doorkeeper
 from .counters import Counters
-from .effects import AbortOrigin, CloseClient, Effect
+from .effects import AbortOrigin, CloseClient, Effect, Requester, TellSupervisor
 from .origin_session import OriginSession
 from .origin_startup import ConnectFailure
 from .overdue import overdue_links, overdue_sessions
 from .pool import Pool
 from .refresher import Refresher
+from .siblings import Siblings
 from .states import ClientState, OriginState
 
 # Process ids that we give out lie above every operating system's, so none names a real backend.
@@ -41,7 +43,19 @@ _ENDED = (OriginState.CLOSING, OriginState.CLOSED)
 class Conversation(Protocol):
     """What a client and the console say to each other."""
 
+    waiting: deque[tuple[int, bytes]]
+    """Messages, without their headers, that are answered when the one before them is."""
+
     def answer(self, kind: int, body: bytes) -> bytes: ...
+
+    def asks(self) -> str:
+        """What the other workers have to be asked before the next answer; empty if nothing."""
+
+    def partial_answer(self, question: str) -> Any:
+        """One worker's, in terms of JSON."""
+
+    def whole_answer(self, answers: list[Any]) -> bytes:
+        """To what was asked, with those of the other workers."""
 
 
 class Core:
@@ -52,15 +66,19 @@ class Core:
     """
 
     def __init__(
-        self, settings: Settings, open_console: Callable[[Core], Conversation] | None = None
+        self,
+        settings: Settings,
+        open_console: Callable[[Core], Conversation] | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
         self.settings = settings
+        self.siblings = siblings
         self.open_console = open_console
         self.effects: list[Effect] = []
         self.counters = Counters()
-        self.pool = Pool(settings, self.effects, self.counters)
+        self.pool = Pool(settings, self.effects, self.counters, siblings)
         """Of the configured database."""
-        self.cache = Cache(settings.caching)
+        self.cache = Cache(settings.caching, siblings.epochs if siblings else None)
         """Of that database alone."""
         if not self.cache.is_off:
             self.pool.cache = self.cache
@@ -68,13 +86,19 @@ class Core:
             self.cache.on_other_defaults = self.retire_origins
         self.pools = {settings.origin.database.encode(): self.pool}
         """By database; others than the configured one as long as they are in use."""
-        self.doorkeeper = Doorkeeper(settings, secrets.token_bytes(32))
+        seed = secrets.token_bytes(32) if siblings is None else siblings.seed
+        self.doorkeeper = Doorkeeper(settings, seed)
         self.doorkeeper.has_console = open_console is not None
         self.clients: set[ClientSession] = set()
         self.draining = False
         self._by_process_id: dict[int, ClientSession] = {}
-        self._next_process_id = FIRST_PROCESS_ID
-        self._cancelling: dict[OriginSession, set[ClientSession]] = {}
+        self._workers = 1 if siblings is None else siblings.workers
+        self._first_process_id = FIRST_PROCESS_ID + (0 if siblings is None else siblings.number)
+        self._next_process_id = self._first_process_id
+        self._cancelling: dict[OriginSession, set[Requester]] = {}
+        self._relayed: dict[int, ClientSession] = {}
+        """Who waits for what other workers cancel, or answer, by a number of ours."""
+        self._relays = 0
         self._abandoned: dict[OriginSession, float] = {}
         """Where a client's work still runs although it has vanished; when that was cancelled."""
 
@@ -103,7 +127,8 @@ class Core:
         pool = self.pools.get(database)
         if pool is None:
             origin = replace(self.settings.origin, database=database.decode("utf-8", "replace"))
-            pool = Pool(replace(self.settings, origin=origin), self.effects, self.counters)
+            settings = replace(self.settings, origin=origin)
+            pool = Pool(settings, self.effects, self.counters, self.siblings)
             self.pools[database] = pool
         return pool
 
@@ -155,12 +180,15 @@ class Core:
         self._by_process_id.pop(client.process_id, None)
         self._decide_refusal()
 
-    def cancel(self, requester: ClientSession, request: CancelRequest, now: float) -> None:
+    def cancel(self, requester: Requester, request: CancelRequest, now: float) -> None:
         """Cancel what the named session does, if the key fits; the requester hears nothing.
 
         Its connection is closed when the origin has been told, as PostgreSQL does.
         """
         client = self._by_process_id.get(request.process_id)
+        if self._is_anothers(request.process_id) and isinstance(requester, ClientSession):
+            self._relay(requester, "cancel", request.process_id, request.secret_key.hex())
+            return
         origin = None
         if client is not None and hmac.compare_digest(client.secret_key, request.secret_key):
             origin = client.cancel(now)
@@ -171,13 +199,18 @@ class Core:
             origin.cancel(requester)
 
     def knows(self, process_id: int) -> bool:
-        """Whether we gave this process id to a client that is still here."""
-        return process_id in self._by_process_id
+        """Whether we gave this process id to a client that is still here.
+
+        Another worker's may have gone.
+        """
+        return process_id in self._by_process_id or self._is_anothers(process_id)
 
     def signal(self, process_id: int, now: float, *, terminates: bool) -> None:
         """What pg_cancel_backend and pg_terminate_backend do, to one of our sessions."""
         client = self._by_process_id.get(process_id)
         if client is None:
+            if self._is_anothers(process_id):
+                self.effects.append(TellSupervisor(["signal", process_id, terminates]))
             return
         if terminates:
             self._terminate(client, SHUTTING_DOWN, now)
@@ -185,6 +218,37 @@ class Core:
             origin = client.cancel(now)
             if origin is not None:
                 origin.cancel()
+
+    # Other workers.
+
+    def _is_anothers(self, process_id: int) -> bool:
+        """Whether another worker has given this process id to a client, or may have."""
+        siblings = self.siblings
+        if siblings is None or not FIRST_PROCESS_ID <= process_id <= LAST_PROCESS_ID:
+            return False
+        return (process_id - FIRST_PROCESS_ID) % siblings.workers != siblings.number
+
+    def _relay(self, client: ClientSession, kind: str, *values: object) -> None:
+        self._relays += 1
+        self._relayed[self._relays] = client
+        self.effects.append(TellSupervisor([kind, self._relays, *values]))
+
+    def relayed_cancel_done(self, token: int, now: float) -> None:
+        """Another worker has cancelled what it was to, or has nothing to cancel."""
+        _dismiss(self._relayed.pop(token), now)
+
+    def ask_others(self, client: ClientSession, question: str) -> None:
+        """Have the other workers answer, too; then :meth:`console_answered`."""
+        self._relay(client, "ask", question)
+
+    def console_answered(self, token: int, answers: list[Any], now: float) -> None:
+        """What the other workers have to say to a client of our console."""
+        self._relayed.pop(token).console_answered(answers, now)
+
+    def console_answer(self, question: str) -> Any:
+        """Our part of an answer to a client of another worker's console, in terms of JSON."""
+        assert self.open_console is not None
+        return self.open_console(self).partial_answer(question)
 
     def refresh(self, pool: Pool, entry: Entry, now: float) -> None:
         """Fetch an answer anew, for nobody in particular."""
@@ -265,7 +329,7 @@ class Core:
             _dismiss(requester, now)
 
     def cancel_done(
-        self, origin: OriginSession, now: float, requester: ClientSession | None = None
+        self, origin: OriginSession, now: float, requester: Requester | None = None
     ) -> None:
         """A CancelRequest was delivered, or could not be; ``requester`` had asked for it."""
         origin.cancels -= 1
@@ -296,8 +360,11 @@ class Core:
                     # As PostgreSQL does: who does not authenticate is told nothing.
                     client.close(now)
 
-    def leave_other_databases(self, pool: Pool, now: float) -> None:
-        """A database can be dropped, renamed or copied while nobody is connected to it."""
+    def leave_other_databases(self, pool: Pool | None, now: float) -> None:
+        """A database can be dropped, renamed or copied while nobody is connected to it.
+
+        ``pool`` is where that was said; ``None`` if another worker has none of that database.
+        """
         for other in self.pools.values():
             if other is not pool:
                 other.leave_database(now)
@@ -349,12 +416,12 @@ class Core:
         for origin in self.origins:
             origin.abort(now)
 
-    @staticmethod
-    def _after(process_id: int) -> int:
-        return process_id + 1 if process_id < LAST_PROCESS_ID else FIRST_PROCESS_ID
+    def _after(self, process_id: int) -> int:
+        following = process_id + self._workers
+        return following if following <= LAST_PROCESS_ID else self._first_process_id
 
 
-def _dismiss(requester: ClientSession, now: float) -> None:
+def _dismiss(requester: Requester, now: float) -> None:
     """Close the connection of whoever asked for a cancel, unless it is gone already."""
     if requester.state is ClientState.CANCELLING:
         requester.close(now)

@@ -6,11 +6,20 @@ order, at once, and only then brings the next event.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from .client_session import ClientSession
     from .origin_session import OriginSession
+    from .states import ClientState
+
+
+class Requester(Protocol):
+    """Who wants something cancelled, and waits for it."""
+
+    state: ClientState
+
+    def close(self, now: float) -> None: ...
 
 
 class SendToClient(NamedTuple):
@@ -67,7 +76,13 @@ class CancelOrigin(NamedTuple):
     """Send a CancelRequest on a connection of its own; when that is closed, ``cancel_done``."""
 
     origin: OriginSession
-    requester: ClientSession | None = None
+    requester: Requester | None = None
+
+
+class TellSupervisor(NamedTuple):
+    """Say something to the supervisor of several workers, in terms of JSON: a kind, its values."""
+
+    message: list[Any]
 
 
 Effect = (
@@ -80,4 +95,5 @@ Effect = (
     | CloseOrigin
     | AbortOrigin
     | CancelOrigin
+    | TellSupervisor
 )

@@ -35,6 +35,7 @@ from .states import OriginState
 
 if TYPE_CHECKING:
     from .client_session import ClientSession
+    from .effects import Requester
     from .pool import Pool
 
 
@@ -324,7 +325,8 @@ class OriginSession:
             return
         if self.written is not None:
             # Triggers, say, may have come since it was looked at what it writes.
-            cache.advance(self.written if self._generation == cache.generation else None)
+            is_known = self._generation == cache.generation and not cache.catalogue_is_doubtful
+            cache.advance(self.written if is_known else None)
         if self.changes_cached_catalogue:
             cache.changes_catalogue()
         elif self.written is EVERYTHING:
@@ -413,7 +415,7 @@ class OriginSession:
         self.pool.move(self, OriginState.ENDING)
         self.send(text)
 
-    def cancel(self, requester: ClientSession | None = None) -> None:
+    def cancel(self, requester: Requester | None = None) -> None:
         """Cancel what runs; ``requester`` is the connection that asked for it, if one did."""
         self.cancels += 1
         self.pool.effects.append(CancelOrigin(self, requester))

@@ -14,7 +14,7 @@ from ..cache.store import Key
 from ..settings import Settings
 from . import reports
 from .counters import Counters
-from .effects import AbortOrigin, ConnectOrigin, Effect
+from .effects import AbortOrigin, ConnectOrigin, Effect, TellSupervisor
 from .fill import Flight
 from .origin_session import OriginSession
 from .origin_startup import ConnectFailure, Credentials, refused_by_origin
@@ -25,6 +25,7 @@ from .states import ClientState, OriginState
 
 if TYPE_CHECKING:
     from .client_session import ClientSession
+    from .siblings import Siblings
 
 NO_SLOT = ConnectFailure("58000", "Failed to acquire a connection from the pool.", True)
 LOST = ConnectFailure("08006", "The connection to the origin was lost.", True)
@@ -45,6 +46,8 @@ LIFETIME_JITTER = 0.1
 MAX_PROFILES = 256
 # An origin that was told goodbye is given this long to close.
 CLOSE_TIMEOUT = 5.0
+# What a worker has not used for so long, another may.
+SPARE_SECONDS = 1.0
 # DROP DATABASE waits so long for the sessions there to end (CountOtherDBBackends).
 DROP_TIMEOUT = 5.0
 
@@ -59,8 +62,21 @@ class Pool:
     A session changes its state here alone, so ``idle`` and the states cannot disagree.
     """
 
-    def __init__(self, settings: Settings, effects: list[Effect], counters: Counters) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        effects: list[Effect],
+        counters: Counters,
+        siblings: Siblings | None = None,
+    ) -> None:
         self.settings = settings
+        self.siblings = siblings
+        self.leased = settings.limits.origin_connection_limit if siblings is None else 0
+        """How many origin connections there may be: of several workers, each asks for its part."""
+        self._asked = 0
+        """How many more were asked for."""
+        self.owed = 0
+        """How many are to be given up as soon as they are free, for others to have as many."""
         self.effects = effects
         self.counters = counters
         self.credentials = Credentials(settings.origin)
@@ -122,12 +138,16 @@ class Pool:
             origin.has_vanished()
         if state is _IDLE:
             self.idle.append(origin)
-        elif state is _CLOSED:
-            self.origins.discard(origin)
+        elif state is _CLOSED and origin in self.origins:
+            self.origins.remove(origin)
+            if self.siblings is not None:
+                self._return(1, origin.process_id)
 
     def started(self, origin: OriginSession, now: float) -> None:
         """A new origin connection is ready."""
         self.counters.origin_connects += 1
+        if self.siblings is not None:
+            self.tell("backend", origin.process_id)
         self.default_reported = origin.reported
         self.last_failure = None
         self._retry_after = FIRST_RETRY
@@ -207,7 +227,8 @@ class Pool:
 
     def offer(self, origin: OriginSession, now: float) -> None:
         """An origin connection is free: to the first who waits, else it is idle."""
-        if self.closing or now >= origin.retires_at:
+        if self.closing or now >= origin.retires_at or self.owed:
+            self.owed = max(0, self.owed - 1)
             origin.close(now)
             return
         for index, client in enumerate(self.waiting):
@@ -300,7 +321,13 @@ class Pool:
 
     def take_back(self, origin: OriginSession, client: ClientSession, now: float) -> bool:
         """End a link made by :meth:`lend`, unless there is more to its end than that."""
-        if self.waiting or self.closing or now >= origin.retires_at or now < self._left_until:
+        if (
+            self.waiting
+            or self.closing
+            or self.owed
+            or now >= origin.retires_at
+            or now < self._left_until
+        ):
             return False
         counters = self.counters
         counters.links += 1
@@ -338,27 +365,40 @@ class Pool:
     def end_early(self, origin: OriginSession, text: bytes) -> None:
         self.endings += 1
         self.ending[origin] = self.endings
+        if self.siblings is not None:
+            self.siblings.ends_early(origin)
         origin.end_early(text)
 
     def ended(self, origin: OriginSession, now: float) -> None:
         """The real end is done, or the connection is gone."""
         if self.ending.pop(origin, None) is None:
             return
+        if self.siblings is not None:
+            self.siblings.has_ended(origin)
+        self._let_go(now)
+
+    def _let_go(self, now: float) -> None:
+        """See who need not be held back any longer."""
         waiting, self.held_back = self.held_back, []
         for client in waiting:
-            if self.is_ending(client.held_back_by):
+            if self._is_ending(client):
                 self.held_back.append(client)
             else:
                 client.answered(now)
 
-    def is_ending(self, turn: int) -> bool:
-        """Whether one that was answered up to ``turn`` may still hold its locks."""
-        return any(ending <= turn for ending in self.ending.values())
+    def _is_ending(self, client: ClientSession) -> bool:
+        """Whether a transaction that ``client`` waits for may still hold its locks."""
+        turn, others = client.held_back_by, client.held_back_by_others
+        return any(ending <= turn for ending in self.ending.values()) or (
+            self.siblings is not None and self.siblings.are_ending(others)
+        )
 
     # Notifications.
 
     def notifies(self, origin: OriginSession, client: ClientSession) -> None:
         """Notifications from that process are this client's."""
+        if self.siblings is not None:
+            self.siblings.notifies(origin.process_id, client.process_id)
         self._notifiers[origin.process_id] = client.process_id
         if len(self._notifiers) > MAX_PROFILES:
             self._notifiers.popitem(last=False)
@@ -371,6 +411,8 @@ class Pool:
         known = self._notifiers.get(process_id) or next(
             (origin.served for origin in self.origins if origin.process_id == process_id), 0
         )
+        if not known and self.siblings is not None:
+            known = self.siblings.notifier(process_id)
         if not known:
             return notification
         return notification[:5] + m.INT32.pack(known) + notification[9:]
@@ -395,13 +437,55 @@ class Pool:
         known = self.default_reported is not None
         if known and self.waiting and all(now - o.since >= ATTEMPT_PATIENCE for o in coming):
             missing = max(missing, 1)
-        room = self.settings.limits.origin_connection_limit - len(self.origins)
+        room = self.leased - len(self.origins)
+        if self.siblings is not None and missing - room != self._asked:
+            self._ask(missing - room)
         opened = max(0, min(missing, room))
         for _ in range(opened):
             origin = OriginSession(self, now)
             self.origins.add(origin)
             self.effects.append(ConnectOrigin(origin))
         return len(coming) + opened
+
+    # The part of several workers.
+
+    def tell(self, kind: str, *values: object) -> None:
+        """Say something about this database to the supervisor."""
+        database = self.settings.origin.database.encode().decode("latin-1")
+        self.effects.append(TellSupervisor([kind, database, *values]))
+
+    def _ask(self, missing: int) -> None:
+        """Let the supervisor know how many more connections would be of use."""
+        missing = max(0, missing)
+        if missing != self._asked:
+            self._asked = missing
+            self.tell("want", missing)
+
+    def granted(self, count: int, now: float) -> None:
+        """So many more connections may be opened."""
+        self.leased += count
+        self._asked = max(0, self._asked - count)
+        self._grow(now)
+        if self.leased > len(self.origins):
+            self._return(self.leased - len(self.origins))
+
+    def _return(self, count: int, backend: int = 0) -> None:
+        """Others may have them; ``backend`` is the process id at the origin that is gone."""
+        self.leased -= count
+        self.tell("return", count, backend)
+
+    def give_up(self, count: int, now: float) -> None:
+        """Others have less than their part: close what is idle, and then what gets free."""
+        self.owed += count
+        for origin in self.idle[: self.owed]:
+            self.owed -= 1
+            origin.close(now)
+
+    def spare(self, count: int, now: float) -> None:
+        """Others have no more than their part: close what has not been used for a while."""
+        for origin in self.idle[:count]:
+            if now - origin.since >= SPARE_SECONDS:
+                origin.close(now)
 
     # What clients start with.
 
@@ -444,6 +528,8 @@ class Pool:
             self.waiting.popleft().link_failed(failure, now)
         for origin in list(self.origins):
             self._expire(origin, now)
+        if self.siblings is not None and self.held_back:
+            self._let_go(now)
         self._serve_wanting(now)
         self._grow(now)
 

@@ -150,7 +150,7 @@ class CacheKeeper:
                 if now == fingerprint:
                     self._cache.catalogue_unchanged(asked, looks)
                     continue
-                self._cache.changes_catalogue()
+                self._cache.rereads_catalogue()
             fingerprint = await self._load(side)
 
     async def _load(self, side: OwnConnection) -> bytes | None:
@@ -177,7 +177,7 @@ class CacheKeeper:
             self._cache.catalogue_loaded(Catalogue.of(named, self._cache.settings), asked)
             if not self._stale.is_set():
                 return fingerprint
-            self._cache.changes_catalogue()
+            self._cache.rereads_catalogue()
 
     async def _keep_uncertain(self, side: OwnConnection, begun: asyncio.Event) -> NoReturn:
         """Watch for the end of backends that may still commit."""

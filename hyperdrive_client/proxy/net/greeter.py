@@ -13,6 +13,7 @@ import errno
 import logging
 import socket
 import ssl
+from collections.abc import Sequence
 
 from ...protocol.startup import GSSENC_REQUEST, MAX_STARTUP_PACKET_LENGTH, SSL_REQUEST
 from .network import LAST_WORDS_SECONDS, Network
@@ -32,8 +33,9 @@ class Greeter:
     """Accepts clients on the listening ``sockets`` until it is closed."""
 
     def __init__(
-        self, network: Network, context: ssl.SSLContext, sockets: list[socket.socket]
+        self, network: Network, context: ssl.SSLContext | None, sockets: Sequence[socket.socket]
     ) -> None:
+        """Without ``context``, and on Unix sockets, TLS is refused by the core."""
         self._network = network
         self._loop = network.loop
         self._context = context
@@ -58,6 +60,10 @@ class Greeter:
                 self._loop.remove_reader(listening)
                 self._loop.call_later(ACCEPT_RETRY_SECONDS, self._resume, listening)
             return
+        self.welcome(connection)
+
+    def welcome(self, connection: socket.socket) -> None:
+        """Serve a client that was accepted, by whomever."""
         greeting = self._loop.create_task(self._greet(connection))
         self._greetings.add(greeting)
         greeting.add_done_callback(self._greetings.discard)
@@ -74,6 +80,7 @@ class Greeter:
         except OSError as error:
             # Who breaks the handshake off, or takes too long for it, is told nothing.
             connection.close()
+            self._network.client_departed()
             if isinstance(error, ssl.SSLError):
                 logger.info("TLS with a client failed: %s", error.reason or error)
         except BaseException:
@@ -83,6 +90,11 @@ class Greeter:
     async def _open(self, connection: socket.socket) -> None:
         since = self._network.now()
         connection.setblocking(False)
+        if self._context is None or connection.family == socket.AF_UNIX:
+            await self._loop.connect_accepted_socket(
+                lambda: ClientConnection(self._network, since), connection
+            )
+            return
         first = await self._first_bytes(connection)
         if first == GSSENC_REQUEST:
             await self._loop.sock_sendall(connection, b"N")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from ...bindings.connection_string import Address
@@ -19,9 +19,11 @@ from ..core.effects import (
     ConnectOrigin,
     Effect,
     PauseClient,
+    Requester,
     ResumeClient,
     SendToClient,
     SendToOrigin,
+    TellSupervisor,
 )
 from ..core.origin_session import OriginSession
 from .canceller import request_cancel
@@ -60,6 +62,7 @@ class Network:
         self._silence_checked = 0.0
         self._performing = False
         self._ticking = loop.call_later(TICK_SECONDS, self._tick)
+        self.tell_supervisor: Callable[[list[Any]], None] = lambda message: None
 
     def accept(self) -> ClientConnection:
         """The protocol for a new client."""
@@ -116,6 +119,13 @@ class Network:
                     origin.handle.transport.abort()
             case CancelOrigin(origin, requester):
                 self._start(self._cancel(origin, requester), self._cancels)
+            case TellSupervisor(message):
+                self.tell_supervisor(message)
+
+    def client_departed(self) -> None:
+        """A connection of a client is closed, however far it had come."""
+        if self.core.siblings is not None:
+            self.core.siblings.departed()
 
     async def close(self) -> None:
         """Close what is open, last words first, and wait until it is."""
@@ -189,7 +199,7 @@ class Network:
             self.core.origin_connect_failed(origin, error.failure, self.now())
             self.perform()
 
-    async def _cancel(self, origin: OriginSession, requester: ClientSession | None) -> None:
+    async def _cancel(self, origin: OriginSession, requester: Requester | None) -> None:
         """Deliver a CancelRequest; PostgreSQL closes the connection when it has acted on it."""
         handle: OriginConnection = origin.handle
         try:

@@ -116,6 +116,7 @@ class ClientConnection(Connection):
     def connection_lost(self, exc: Exception | None) -> None:
         origin = self.session.origin
         self.network.connections.discard(self)
+        self.network.client_departed()
         self.network.core.client_lost(self.session, self.network.now())
         if origin is not None and origin.handle is not None:
             # Nobody reads the answers now; they must be read to be done with.

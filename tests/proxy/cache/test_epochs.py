@@ -11,7 +11,7 @@ import pytest
 from hyperdrive_client.proxy.cache.epochs import SLOTS, Epochs
 
 WORKERS = 2
-SIZE = (SLOTS + 1) * WORKERS * 8
+SIZE = Epochs.size(WORKERS)
 
 
 @pytest.fixture
@@ -106,3 +106,28 @@ class TestShared:
         assert running.returncode == 0
         assert said
         assert sum(first.vector(slots)) == sum(before) + 2000
+
+    def test_what_may_have_changed_the_catalogue_is_heard_by_the_others_alone(
+        self, memory: mmap.mmap
+    ) -> None:
+        first, second = (Epochs(memory, worker, WORKERS) for worker in range(WORKERS))
+        vector = first.vector(first.slots((1,)))
+        first.catalogue_changed()
+        assert (first.others_catalogue_changes, second.others_catalogue_changes) == (0, 1)
+        assert first.vector(first.slots((1,))) == vector
+
+    def test_others_know_while_backends_are_uncertain(self, memory: mmap.mmap) -> None:
+        first, second = (Epochs(memory, worker, WORKERS) for worker in range(WORKERS))
+        first.is_uncertain(2)
+        assert (first.others_are_uncertain, second.others_are_uncertain) == (False, True)
+        assert (first.is_anything_uncertain, second.is_anything_uncertain) == (True, False)
+        first.is_uncertain(0)
+        assert not second.others_are_uncertain
+
+
+def test_alone_there_are_no_others() -> None:
+    epochs = Epochs()
+    epochs.catalogue_changed()
+    epochs.is_uncertain(1)
+    assert (epochs.are_shared, epochs.others_catalogue_changes) == (False, 0)
+    assert not epochs.others_are_uncertain

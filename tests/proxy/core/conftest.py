@@ -38,6 +38,7 @@ from hyperdrive_client.proxy.core.origin_startup import ConnectFailure
 from hyperdrive_client.proxy.core.read_back import PATIENCE, query
 from hyperdrive_client.proxy.core.refresher import Refresher
 from hyperdrive_client.proxy.core.session_variables import replay
+from hyperdrive_client.proxy.core.siblings import Siblings
 from hyperdrive_client.proxy.core.states import ClientState, OriginState
 from hyperdrive_client.proxy.settings import Caching, Limits, Settings
 from hyperdrive_client.sql.facts import ANYTHING
@@ -455,8 +456,10 @@ class Proxy:
     checked after each event.
     """
 
-    def __init__(self, settings: Settings, feeding: str) -> None:
-        self.core = Core(settings, Console)
+    def __init__(self, settings: Settings, feeding: str, siblings: Siblings | None = None) -> None:
+        self.core = Core(settings, Console, siblings)
+        self.said: list[list[Any]] = []
+        """What the supervisor of several workers was told."""
         self.now = 1000.0
         self.feeding = feeding
         self.servers: list[Server] = []
@@ -533,6 +536,8 @@ class Proxy:
                 case do.CancelOrigin(session, requester):
                     session.handle.cancels += 1
                     session.handle.requesters.append(requester)
+                case do.TellSupervisor(message):
+                    self.said.append(message)
         effects.clear()
         self.check()
 
@@ -598,7 +603,7 @@ def make_settings(
 @pytest.fixture
 def start(feeding: str) -> Callable[..., Proxy]:
     """Makes a proxy: ``start(auth=, origin=, tls=, caching=, <limits>)``."""
-    return lambda **options: Proxy(make_settings(**options), feeding)
+    return lambda siblings=None, **options: Proxy(make_settings(**options), feeding, siblings)
 
 
 @pytest.fixture
